@@ -1,0 +1,225 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/felhom/felhom-agent/agent/internal/desired"
+	"github.com/felhom/felhom-agent/agent/internal/ledger"
+	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/plugin"
+)
+
+// ProviderStatus is what is known of one provider's desired state.
+type ProviderStatus struct {
+	Name     string    `json:"name"`
+	Revision string    `json:"revision,omitempty"`
+	Guests   int       `json:"guests"`
+	Accepted time.Time `json:"accepted,omitzero"`
+	// Heard is when the provider last delivered anything good.
+	Heard    time.Time `json:"heard,omitzero"`
+	NotAfter time.Time `json:"not_after,omitzero"`
+	// Err is why the newest snapshot was not accepted; the last good one
+	// stays in force.
+	Err string `json:"error,omitempty"`
+	// Skipped are files that are meant for another host.
+	Skipped []string `json:"skipped,omitempty"`
+	Cached  bool     `json:"cached,omitempty"` // in force from the cache, not heard yet
+}
+
+// SetDesired takes in a provider's snapshot, whole or not at all. What it
+// returns says why it was rejected.
+func (e *Engine) SetDesired(ctx context.Context, provider string, snap plugin.Snapshot) error {
+	if snap.Err != "" {
+		e.rejected(provider, snap.Err)
+		return nil
+	}
+	set, err := e.parse(provider, snap, time.Now())
+	if err == nil {
+		err = e.forward(provider, set)
+	}
+	if err != nil {
+		e.rejected(provider, err.Error())
+		return err
+	}
+	if err := e.remember(ctx, set, snap); err != nil {
+		e.rejected(provider, err.Error())
+		return err
+	}
+	e.accept(set, false)
+	return nil
+}
+
+// parse reads a snapshot; with a zero now it does not mind that it has expired.
+func (e *Engine) parse(provider string, snap plugin.Snapshot, now time.Time) (*desired.Set, error) {
+	e.mu.Lock()
+	signed := e.set.Signed[provider]
+	e.mu.Unlock()
+	if signed {
+		return nil, errSigned
+	}
+	return desired.Parse(desired.Options{Provider: provider, Host: e.opt.Host, Forms: e.forms, Now: now}, snap)
+}
+
+// errSigned: until the gate verifies signed sets, none is believed.
+var errSigned = errors.New("require_signature is set, and this version cannot verify a signed set: nothing of it is taken")
+
+// forward refuses a serial that went back. A set without one manages less or
+// comes from a source that does not count.
+func (e *Engine) forward(provider string, set *desired.Set) error {
+	old := e.led.Desired(provider)
+	if old != nil && set.Serial != 0 && set.Serial < old.Serial {
+		return fmt.Errorf("provider %s: serial %d is older than the accepted serial %d", provider, set.Serial, old.Serial)
+	}
+	return nil
+}
+
+// remember caches and journals a set that is new.
+func (e *Engine) remember(ctx context.Context, set *desired.Set, snap plugin.Snapshot) error {
+	rec := &ledger.Desired{
+		Provider: set.Provider, Revision: set.Revision, Serial: set.Serial, NotAfter: set.NotAfter,
+		Guests: revisions(set),
+	}
+	old := e.led.Desired(set.Provider)
+	if old != nil && old.Revision == rec.Revision && maps.Equal(old.Guests, rec.Guests) {
+		return nil
+	}
+	if err := e.opt.Cache.Save(set.Provider, snap); err != nil {
+		return fmt.Errorf("keep the desired state of %s: %w", set.Provider, err)
+	}
+	return e.append(ctx, ledger.Record{Type: ledger.TypeDesired, Desired: rec})
+}
+
+func revisions(set *desired.Set) map[guest.VMID]string {
+	out := make(map[guest.VMID]string, len(set.Guests))
+	for v, g := range set.Guests {
+		out[v] = g.Revision
+	}
+	return out
+}
+
+func (e *Engine) rejected(provider, why string) {
+	e.log.Warn("desired state not accepted, the last good one stays", "provider", provider, "err", why)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.providerLocked(provider).Err = why
+}
+
+func (e *Engine) providerLocked(name string) *ProviderStatus {
+	p := e.provider[name]
+	if p == nil {
+		p = &ProviderStatus{Name: name}
+		e.provider[name] = p
+	}
+	return p
+}
+
+// accept puts a set in force and looks at the guests whose desire changed.
+func (e *Engine) accept(set *desired.Set, cached bool) {
+	e.mu.Lock()
+	p := e.providerLocked(set.Provider)
+	if p.Revision != set.Revision {
+		p.Accepted = time.Now()
+		e.log.Info("desired state accepted", "provider", set.Provider, "revision", short(set.Revision), "guests", len(set.Guests), "cached", cached)
+	}
+	p.Revision, p.Guests, p.NotAfter, p.Err, p.Cached = set.Revision, len(set.Guests), set.NotAfter, "", cached
+	p.Skipped = set.Skipped
+	if !cached {
+		p.Heard = time.Now()
+	}
+	e.sets[set.Provider] = set
+	changed := e.mergeLocked()
+	seen := !e.nodeAt.IsZero()
+	e.mu.Unlock()
+	if !seen {
+		return // the first sight of the node looks at all of them
+	}
+	for _, id := range changed {
+		e.queue.Look(id, "desired state changed")
+	}
+}
+
+func short(rev string) string {
+	if len(rev) > 12 {
+		return rev[:12]
+	}
+	return rev
+}
+
+// mergeLocked recomputes what is wanted and returns the guests whose desire
+// changed. A guest that two providers claim belongs to neither.
+func (e *Engine) mergeLocked() []guest.VMID {
+	m := desired.Merge(e.sets)
+	changed := desired.Diff(e.want, m.Guests)
+	e.want = m.Guests
+	e.conflict = map[guest.VMID]string{}
+	for _, c := range m.Conflicts {
+		e.conflict[c.VMID] = c.String()
+	}
+	return changed
+}
+
+// loadCached puts the last good desired state of each configured provider in
+// force until the provider speaks. It holds only if it is the one that was
+// journalled, byte for byte.
+func (e *Engine) loadCached() {
+	e.mu.Lock()
+	names := slices.Sorted(maps.Keys(e.set.Required))
+	e.mu.Unlock()
+	for _, name := range names {
+		rec := e.led.Desired(name)
+		if rec == nil {
+			continue
+		}
+		snap, err := e.opt.Cache.Load(name)
+		var set *desired.Set
+		if err == nil {
+			set, err = e.parse(name, snap, time.Time{}) // an expired set still says whom to observe
+		}
+		if err == nil && (set.Revision != rec.Revision || !maps.Equal(revisions(set), rec.Guests)) {
+			err = fmt.Errorf("the cached files are not the ones that were accepted (revision %s)", short(rec.Revision))
+		}
+		if err != nil {
+			e.rejected(name, "last good desired state not usable: "+err.Error())
+			continue
+		}
+		e.accept(set, true)
+	}
+}
+
+// expiredLocked says why a guest's desire has run out, or "". An expired
+// desire still says what to look at, but nothing is changed for it.
+func (e *Engine) expiredLocked(want *desired.Guest) string {
+	set := e.sets[want.Provider]
+	p := e.provider[want.Provider]
+	if set == nil || p == nil {
+		return ""
+	}
+	if !set.NotAfter.IsZero() && !time.Now().Before(set.NotAfter) {
+		return "the desired state of " + want.Provider + " has expired (not_after " + set.NotAfter.Format(time.RFC3339) + ")"
+	}
+	if age := e.set.MaxAge[want.Provider]; age > 0 && time.Since(later(p.Heard, p.Accepted)) > age {
+		return "nothing good was heard from " + want.Provider + " for longer than " + age.String()
+	}
+	return ""
+}
+
+func (e *Engine) wanted(id guest.VMID) *desired.Guest {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.want[id]
+}
+
+// managed are the wanted guests and those with an unfinished op.
+func (e *Engine) managed() []guest.VMID {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.want))
+}

@@ -1,0 +1,347 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/felhom/felhom-agent/agent/internal/desired"
+	"github.com/felhom/felhom-agent/agent/internal/journal"
+	"github.com/felhom/felhom-agent/agent/internal/ledger"
+	"github.com/felhom/felhom-agent/agent/internal/queue"
+	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/hook"
+	"github.com/felhom/felhom-agent/pkg/plugin"
+)
+
+// Mode is what the host allows the agent to do.
+type Mode string
+
+// The host's modes.
+const (
+	Observe Mode = "observe"
+	Enforce Mode = "enforce"
+)
+
+// observer is what the engine needs to see the node.
+type observer interface {
+	List(ctx context.Context) (plugin.NodeState, error)
+	Guest(ctx context.Context, q plugin.GuestQuery) (plugin.Observation, error)
+}
+
+// executors finds who carries out an action kind.
+type executors interface {
+	Executor(kind plugin.ActionKind) (plugin.Executor, error)
+}
+
+// journaler puts records on disk; it returns once they are there and folded
+// into the ledger.
+type journaler interface {
+	Append(ctx context.Context, payloads ...json.RawMessage) (journal.Head, error)
+	Err() error
+}
+
+// Settings are what a reload may change.
+type Settings struct {
+	Mode     Mode
+	Resync   time.Duration // every managed guest is looked at this often
+	Breaker  BreakerSettings
+	Limits   map[string]int // slot name -> number, see the Slot constants
+	MaxAge   map[string]time.Duration
+	Required map[string]bool // providers that are configured
+	Signed   map[string]bool // those whose sets must be signed
+}
+
+// BreakerSettings bound what may go wrong before the agent stops by itself.
+type BreakerSettings struct {
+	GuestFailures int
+	GuestQuiet    time.Duration
+	NodeGuests    int
+	NodePercent   int
+}
+
+// The slots that bound what is asked of PVE at a time.
+const (
+	SlotCalls     = "calls"      // mutating calls outstanding
+	SlotReads     = "reads"      // reads outstanding
+	SlotStartStop = "start_stop" // tasks that start or stop a guest
+	SlotBackup    = "backup"
+	SlotOther     = "other"
+)
+
+// Options are the engine's dependencies.
+type Options struct {
+	Node      string // "" until the observer tells
+	Host      string // this host's name, for documents bound to a host
+	Settings  Settings
+	Observer  observer
+	Executors executors
+	Journal   journaler
+	Ledger    *ledger.Ledger
+	Forms     *guest.Table // nil = the built-in table
+	Cache     Cache
+	Logger    *slog.Logger
+	QueueSize int
+	// Drain is how long Run waits at its end for ops that are just being sent.
+	Drain time.Duration
+	Crash func(point string) // named crash points for tests; nil outside them
+}
+
+// Cache keeps the files of the last good snapshot of each provider.
+type Cache interface {
+	Save(provider string, s plugin.Snapshot) error
+	Load(provider string) (plugin.Snapshot, error)
+}
+
+// Engine is the loop. Make one with New, then Run it.
+type Engine struct {
+	opt   Options
+	log   *slog.Logger
+	led   *ledger.Ledger
+	queue *queue.Queue[guest.VMID]
+	slots *queue.Limiter
+	forms *guest.Table
+
+	resync  chan struct{} // a full resync is wanted
+	sending *sending
+
+	// mu guards what follows.
+	mu       sync.Mutex
+	set      Settings
+	node     plugin.NodeState
+	nodeErr  error
+	nodeAt   time.Time
+	sets     map[string]*desired.Set
+	provider map[string]*ProviderStatus
+	want     map[guest.VMID]*desired.Guest
+	conflict map[guest.VMID]string
+	views    map[guest.VMID]View
+	ran      map[guest.VMID]bool      // was running when last seen
+	stopped  map[guest.VMID]time.Time // seen to have gone down, for the quiet moment
+	last     map[guest.VMID]attempt
+	guards   guards
+	twin     string // why another agent is believed to use our token
+}
+
+// New wires an engine.
+func New(opt Options) (*Engine, error) {
+	slots, err := queue.NewLimiter(opt.Settings.Limits)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		opt: opt, log: opt.Logger, led: opt.Ledger, forms: opt.Forms, set: opt.Settings, slots: slots,
+		resync: make(chan struct{}, 1), sending: newSending(),
+		sets: map[string]*desired.Set{}, provider: map[string]*ProviderStatus{},
+		want: map[guest.VMID]*desired.Guest{}, conflict: map[guest.VMID]string{},
+		views: map[guest.VMID]View{}, ran: map[guest.VMID]bool{}, stopped: map[guest.VMID]time.Time{},
+		last: map[guest.VMID]attempt{},
+	}
+	if e.forms == nil {
+		e.forms = guest.Standard()
+	}
+	if e.opt.Crash == nil {
+		e.opt.Crash = func(string) {}
+	}
+	if e.guards, err = newGuards(opt.Settings.Breaker); err != nil {
+		return nil, err
+	}
+	e.queue = queue.New(queue.Options[guest.VMID]{
+		Bound: opt.QueueSize, MinBackoff: 500 * time.Millisecond, MaxBackoff: 2 * time.Minute,
+		Handle: e.handle, // it logs what fails
+	})
+	return e, nil
+}
+
+// Run loads the last good desired state, puts every unfinished op back on its
+// guest's lane, and works until ctx ends. Then it begins nothing any more,
+// gives what is just being sent Options.Drain to learn its handle, and waits
+// for the lanes. A task that PVE works on goes on and is found again by its
+// handle at the next start.
+func (e *Engine) Run(ctx context.Context) error {
+	e.loadCached()
+	e.resume()
+	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.queue.Run(work) })
+	g.Go(func() error { return e.resyncLoop(gctx) })
+	g.Go(func() error {
+		<-gctx.Done()
+		left, cancel := context.WithTimeout(work, e.opt.Drain)
+		defer cancel()
+		e.sending.drain(left)
+		stop(errStopping)
+		return nil
+	})
+	if err := g.Wait(); !errors.Is(err, errStopping) {
+		return err
+	}
+	return nil
+}
+
+// Reload puts new settings in force.
+func (e *Engine) Reload(s Settings) error {
+	if err := e.slots.Resize(s.Limits); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	if err := e.guards.reload(s.Breaker); err != nil {
+		e.mu.Unlock()
+		return err
+	}
+	e.set = s
+	for name := range e.sets {
+		if !s.Required[name] {
+			delete(e.sets, name)
+			delete(e.provider, name)
+		}
+	}
+	changed := e.mergeLocked()
+	e.mu.Unlock()
+	e.lookAll(changed, "desired state changed")
+	e.Resync("reload")
+	return nil
+}
+
+// Event takes in a hook event. It returns once the event is synced; an event
+// that was taken in before is acknowledged and changes nothing.
+func (e *Engine) Event(ctx context.Context, ev hook.Event) error {
+	if !e.led.SeenEvent(ev.ID) {
+		if err := e.append(ctx, ledger.Record{Type: ledger.TypeEvent, Event: &ev}); err != nil {
+			return err
+		}
+	}
+	e.queue.Look(ev.VMID, "hook "+string(ev.Phase))
+	return nil
+}
+
+// Hint takes in an observer's hint.
+func (e *Engine) Hint(_ context.Context, h plugin.Hint) {
+	if h.All {
+		e.Resync(h.Reason)
+		return
+	}
+	e.lookAll(h.Guests, h.Reason)
+}
+
+// Resync asks for a look at every managed guest.
+func (e *Engine) Resync(reason string) {
+	select {
+	case e.resync <- struct{}{}:
+		e.log.Debug("resync asked for", "reason", reason)
+	default: // one is due already
+	}
+}
+
+func (e *Engine) lookAll(ids []guest.VMID, reason string) {
+	for _, id := range ids {
+		if e.wanted(id) != nil {
+			e.queue.Look(id, reason)
+		}
+	}
+}
+
+// resyncLoop observes the node and looks at every managed guest: at the start,
+// when asked to, and every Settings.Resync.
+func (e *Engine) resyncLoop(ctx context.Context) error {
+	for {
+		if err := e.observeNode(ctx); err == nil {
+			e.lookAll(e.managed(), "resync")
+		}
+		timer := time.NewTimer(e.resyncDelay())
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		case <-e.resync:
+			timer.Stop()
+		}
+	}
+}
+
+// resyncDelay is shorter while the node cannot be reached, and shorter still
+// while the plugins start.
+func (e *Engine) resyncDelay() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.nodeErr == nil:
+		return e.set.Resync
+	case e.nodeAt.IsZero() && unavailable(e.nodeErr):
+		return min(time.Second, e.set.Resync)
+	}
+	return min(5*time.Second, e.set.Resync)
+}
+
+// observeNode refreshes what is known of the node itself.
+func (e *Engine) observeNode(ctx context.Context) error {
+	release, err := e.slots.Acquire(ctx, SlotReads)
+	if err != nil {
+		return err
+	}
+	n, err := e.opt.Observer.List(ctx)
+	release()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err != nil {
+		switch {
+		case e.nodeAt.IsZero() && unavailable(err):
+			e.log.Info("the node cannot be observed yet", "err", err)
+		case e.nodeErr == nil || e.nodeErr.Error() != err.Error():
+			e.log.Warn("cannot observe the node", "err", err)
+		}
+		e.nodeErr = err
+		return err
+	}
+	if e.nodeErr != nil {
+		e.log.Info("the node answers")
+	}
+	e.node, e.nodeErr, e.nodeAt = n, nil, time.Now()
+	return nil
+}
+
+func (e *Engine) append(ctx context.Context, recs ...ledger.Record) error {
+	payloads := make([]json.RawMessage, len(recs))
+	for i, r := range recs {
+		p, err := r.Encode()
+		if err != nil {
+			return err
+		}
+		payloads[i] = p
+	}
+	if _, err := e.opt.Journal.Append(ctx, payloads...); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// handle is what a lane does with one item.
+func (e *Engine) handle(ctx context.Context, id guest.VMID, it queue.Item) queue.Result {
+	var res queue.Result
+	switch v := it.Value.(type) {
+	case request:
+		res = e.carryOut(ctx, id, v)
+	case selftest:
+		res = e.runSelftest(ctx, id, v)
+	default:
+		res = e.look(ctx, id)
+	}
+	if res.Err != nil && !errors.Is(res.Err, context.Canceled) && !errors.Is(res.Err, errWait) && !errors.Is(res.Err, errStopping) {
+		e.log.Warn("look failed", "guest", id, "err", res.Err)
+	}
+	return res
+}
+
+// errWait makes a lane wait with growing delay; it is not worth a log line.
+var errWait = errors.New("waiting")

@@ -1,0 +1,167 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/felhom/felhom-agent/agent/internal/ledger"
+	"github.com/felhom/felhom-agent/agent/internal/op"
+	"github.com/felhom/felhom-agent/agent/internal/queue"
+	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/plugin"
+)
+
+// inFlight is how long a request may still take effect after it was sent: 30 s
+// in PVE's proxy, 10 s for the config lock, and the task's start (proxmox.md
+// 4.7), with some to spare.
+const inFlight = 60 * time.Second
+
+// probeGrace is how long after that a probe may still say that it is open.
+const probeGrace = 3 * time.Second
+
+// resume puts every unfinished op back on its guest's lane: those in flight
+// are settled by a look, those an operator asked for keep their order.
+func (e *Engine) resume() {
+	for _, o := range e.led.Ops() {
+		switch {
+		case o.State.InFlight(), o.State == op.Unknown:
+			e.log.Info("found an unfinished op", "guest", o.Guest.String(), "op", o.ID, "action", o.Kind, "state", o.State, "upid", o.Handle)
+			e.queue.Look(o.Guest.VMID, "unfinished op")
+		case o.Asker != op.Reconciler && (o.State == op.Planned || o.State == op.Retried):
+			if _, err := e.queue.Submit(o.Guest.VMID, request{id: o.ID}); err != nil {
+				e.log.Error("cannot take up an op again", "guest", o.Guest.String(), "op", o.ID, "err", err)
+			}
+		}
+	}
+}
+
+// settle deals with the guest's op whose outcome is not known, if there is
+// one. open means that the lane must not do anything else yet.
+func (e *Engine) settle(ctx context.Context, id guest.VMID) (res queue.Result, open bool) {
+	o, ok := e.led.Open(id)
+	if !ok {
+		return queue.Result{}, false
+	}
+	if o.State == op.Unknown {
+		return e.byObservation(ctx, &o)
+	}
+	exec, err := e.opt.Executors.Executor(o.Kind)
+	if err != nil {
+		return queue.Result{Err: fmt.Errorf("guest %s: settle op %s: %w", o.Guest, o.ID, err)}, true
+	}
+	if o.Handle == "" {
+		if res, open = e.probe(ctx, exec, &o); open {
+			return res, true
+		}
+	}
+	if o.State != op.Started {
+		return res, false
+	}
+	out, err := exec.Apply(ctx, o.Action(), o.Handle, func(plugin.Progress) error { return nil })
+	out.Message = "found again by its UPID: " + out.Message
+	state, res := e.finish(ctx, &o, out, err)
+	return res, state != op.Abandoned
+}
+
+// probe settles an intent without a handle (design section 7). When it
+// returns with open unset the op has a handle or has ended.
+func (e *Engine) probe(ctx context.Context, exec plugin.Executor, o *op.Op) (res queue.Result, open bool) {
+	until := o.Sent.Add(inFlight)
+	v, err := exec.Probe(ctx, plugin.ProbeQuery{Action: o.Action(), Sent: o.Sent, Until: until, Taken: e.taken(o)})
+	if err != nil {
+		return queue.Result{Err: fmt.Errorf("guest %s: probe op %s: %w", o.Guest, o.ID, err)}, true
+	}
+	e.log.Info("probed an op", "guest", o.Guest.String(), "op", o.ID, "finding", v.Finding, "upid", v.Handle, "message", v.Message)
+	// The prober may go by the node's clock, which is told in whole seconds.
+	left := time.Until(until.Add(probeGrace))
+	switch {
+	case v.Finding == plugin.Found:
+		err = e.step(ctx, o, op.Started, ledger.Step{Handle: v.Handle, Message: "found again: " + v.Message})
+	case v.Finding == plugin.Settled && v.Outcome.Status != plugin.Unknown:
+		_, res = e.finish(ctx, o, v.Outcome, nil)
+		return res, true
+	case v.Finding == plugin.NotSent:
+		err = e.step(ctx, o, op.Abandoned, ledger.Step{Message: "proven not sent: " + v.Message})
+	case left > 0:
+		return queue.Result{Again: min(left, 2*time.Second)}, true
+	default:
+		err = e.step(ctx, o, op.Unknown, ledger.Step{Message: "not known: " + v.Message})
+		return queue.Result{Err: err, Again: lookAgain}, true
+	}
+	return queue.Result{Err: err}, err != nil
+}
+
+// taken are the handles of the guest's other ops: none of them is this one's.
+func (e *Engine) taken(o *op.Op) []string {
+	var out []string
+	for _, other := range e.led.OpsOf(o.Guest.VMID) {
+		if other.ID != o.ID && other.Handle != "" {
+			out = append(out, other.Handle)
+		}
+	}
+	return out
+}
+
+// byObservation turns an unknown op into a succeeded or failed one by what is
+// there now.
+func (e *Engine) byObservation(ctx context.Context, o *op.Op) (queue.Result, bool) {
+	obs, err := e.observe(ctx, plugin.GuestQuery{VMID: o.Guest.VMID})
+	if err != nil {
+		return queue.Result{Err: err}, true
+	}
+	next, why, ok := e.observed(o, obs)
+	if !ok {
+		return queue.Result{Err: errWait}, true
+	}
+	if err := e.step(ctx, o, next, ledger.Step{Message: why}); err != nil {
+		return queue.Result{Err: err}, true
+	}
+	e.report(o, next, why)
+	return queue.Result{}, false
+}
+
+// observed tells whether the guest is as the op would have made it.
+func (e *Engine) observed(o *op.Op, obs plugin.Observation) (op.State, string, bool) {
+	if obs.Presence == plugin.Unsure {
+		return "", "", false
+	}
+	verdict := func(happened bool, what string) (op.State, string, bool) {
+		if happened {
+			return op.Succeeded, "settled by observation: " + what, true
+		}
+		return op.Failed, "settled by observation: " + what, true
+	}
+	if obs.Presence != plugin.Here || obs.State.ID != o.Guest {
+		return verdict(false, "the guest is not here any more")
+	}
+	switch o.Kind {
+	case plugin.Start, plugin.Stop, plugin.Shutdown:
+		wanted := guest.Stopped
+		if o.Kind == plugin.Start {
+			wanted = guest.Running
+		}
+		return verdict(obs.State.Run == wanted, "the guest is "+string(obs.State.Run))
+	case plugin.SetConfig:
+		if obs.Config == nil {
+			return "", "", false
+		}
+		diff := e.forms.Diff(guest.Facts{Kind: o.Guest.Kind}, e.comparable(o), o.Delete, obs.Config)
+		return verdict(len(diff) == 0, fmt.Sprintf("%d of the keys differ from what was written", len(diff)))
+	}
+	return verdict(false, "nothing shows that it happened")
+}
+
+// comparable are the values of a set_config that the journal kept.
+func (e *Engine) comparable(o *op.Op) guest.Config {
+	out := guest.Config{}
+	for k, v := range o.Set {
+		if v != op.Masked {
+			out[k] = v
+		}
+	}
+	return out
+}

@@ -1,0 +1,428 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package ledger
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/felhom/felhom-agent/agent/internal/journal"
+	"github.com/felhom/felhom-agent/agent/internal/op"
+	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/hook"
+	"github.com/felhom/felhom-agent/pkg/plugin"
+)
+
+// How much history the state keeps; older history is in the journal only.
+const (
+	keepEnded  = 500
+	keepEvents = 4096
+	keepRecent = 1024
+	keepKeys   = 10_000
+)
+
+// Guest is what is remembered of one guest.
+type Guest struct {
+	ID          guest.ID  `json:"guest"`
+	Incarnation string    `json:"incarnation,omitempty"`
+	FirstSeen   time.Time `json:"first_seen,omitzero"`
+	// Revision is that of its present desire, accepted at Since.
+	Revision string    `json:"revision,omitempty"`
+	Since    time.Time `json:"since,omitzero"`
+	// Settled is the revision at which it was last found as wanted.
+	Settled string `json:"settled,omitempty"`
+	// Held is why its run state is left alone although it is not as wanted.
+	Held     string    `json:"held,omitempty"`
+	HeldAt   time.Time `json:"held_at,omitzero"`
+	Released time.Time `json:"released,omitzero"`
+	Paused   bool      `json:"paused,omitempty"`
+	// Phase is the last hook phase seen, at PhaseAt by the agent's clock.
+	Phase   guest.Phase `json:"phase,omitempty"`
+	PhaseAt time.Time   `json:"phase_at,omitzero"`
+	// StopAsked is when somebody asked for the stop that is under way or was
+	// the last: the time of its pre-stop. Zero after a start, and when the
+	// guest went down by itself.
+	StopAsked time.Time `json:"stop_asked,omitzero"`
+	// ForceStop is set once a clean shutdown of ours failed.
+	ForceStop bool `json:"force_stop,omitempty"`
+	// HARequested is the run state requested from the HA stack at HARevision.
+	HARequested guest.RunState      `json:"ha_requested,omitempty"`
+	HARevision  string              `json:"ha_revision,omitempty"`
+	SetAside    map[string]SetAside `json:"set_aside,omitempty"`
+}
+
+type state struct {
+	Guests  map[guest.VMID]*Guest `json:"guests"`
+	Ops     map[string]*op.Op     `json:"ops"`
+	Ended   []string              `json:"ended"` // ids of ended ops, oldest first
+	Desired map[string]*Desired   `json:"desired"`
+	Events  []string              `json:"events"` // ids of accepted events, oldest first
+	Keys    []Key                 `json:"keys"`   // idempotency keys, oldest first
+	Paused  bool                  `json:"paused,omitempty"`
+	Boot    string                `json:"boot,omitempty"`
+	// Began is when the agent's present run began.
+	Began time.Time `json:"began,omitzero"`
+}
+
+func newState() state {
+	return state{
+		Guests: map[guest.VMID]*Guest{}, Ops: map[string]*op.Op{}, Desired: map[string]*Desired{},
+	}
+}
+
+// Entry is a record with its place in the journal.
+type Entry struct {
+	Seq    uint64    `json:"seq"`
+	Time   time.Time `json:"time"`
+	Record Record    `json:"record"`
+}
+
+// Ledger is the state. It is safe for concurrent use; what it hands out are
+// copies.
+type Ledger struct {
+	mu      sync.RWMutex
+	s       state
+	seen    map[string]bool
+	recent  []Entry
+	changed chan struct{}
+}
+
+// New returns an empty ledger.
+func New() *Ledger {
+	return &Ledger{s: newState(), seen: map[string]bool{}, changed: make(chan struct{})}
+}
+
+// Snapshot is the state as JSON.
+func (l *Ledger) Snapshot() ([]byte, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return json.Marshal(l.s)
+}
+
+// Restore replaces the state by a snapshot.
+func (l *Ledger) Restore(b []byte) error {
+	s := newState()
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("restore ledger: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.s = s
+	l.seen = map[string]bool{}
+	for _, id := range s.Events {
+		l.seen[id] = true
+	}
+	return nil
+}
+
+// Apply folds one journal entry.
+func (l *Ledger) Apply(e journal.Entry) error {
+	r, err := Decode(e.Payload)
+	if err != nil {
+		return fmt.Errorf("journal entry %d: %w", e.Seq, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.apply(r, e.Time); err != nil {
+		return fmt.Errorf("journal entry %d: %w", e.Seq, err)
+	}
+	l.recent = append(l.recent, Entry{Seq: e.Seq, Time: e.Time, Record: r})
+	if n := len(l.recent) - keepRecent; n > 0 {
+		l.recent = slices.Delete(l.recent, 0, n)
+	}
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return nil
+}
+
+func (l *Ledger) apply(r Record, at time.Time) error {
+	switch r.Type {
+	case TypeAgent:
+		l.boot(r.Agent.Boot)
+		if r.Agent.What == Started {
+			l.s.Began = at
+		}
+	case TypeEvent:
+		l.event(r.Event)
+	case TypeDesired:
+		l.desired(r.Desired, at)
+	case TypeOp:
+		return l.op(r.Op)
+	case TypeStep:
+		return l.step(r.Step, at)
+	case TypeKey:
+		l.s.Keys = append(l.s.Keys, *r.Key)
+		if n := len(l.s.Keys) - keepKeys; n > 0 {
+			l.s.Keys = slices.Delete(l.s.Keys, 0, n)
+		}
+	case TypeSeen:
+		g := l.guest(r.Seen.Guest.VMID)
+		g.ID, g.Incarnation, g.FirstSeen = r.Seen.Guest, r.Seen.Incarnation, at
+	case TypeSettled:
+		g := l.guest(r.Settled.VMID)
+		g.Settled = r.Settled.Revision
+		g.SetAside = nil
+	case TypeHeld:
+		l.held(r.Held, at)
+	case TypeReleased:
+		g := l.guest(r.Released.VMID)
+		g.Released, g.StopAsked, g.Held = at, time.Time{}, ""
+	case TypePaused:
+		if r.Paused.VMID == 0 {
+			l.s.Paused = r.Paused.On
+		} else {
+			l.guest(r.Paused.VMID).Paused = r.Paused.On
+		}
+	case TypeSetAside:
+		g := l.guest(r.SetAside.VMID)
+		if g.SetAside == nil {
+			g.SetAside = map[string]SetAside{}
+		}
+		g.SetAside[r.SetAside.Key] = *r.SetAside
+	}
+	// A type this version does not know is kept in the journal and ignored.
+	return nil
+}
+
+// boot notes the host's boot id. After a boot no guest is in transition any
+// more, and nobody asked for the stops that the host's going down brought.
+func (l *Ledger) boot(id string) {
+	if id == "" || id == l.s.Boot {
+		return
+	}
+	if l.s.Boot != "" {
+		for _, g := range l.s.Guests {
+			g.Phase, g.PhaseAt, g.StopAsked = "", time.Time{}, time.Time{}
+		}
+	}
+	l.s.Boot = id
+}
+
+func (l *Ledger) guest(v guest.VMID) *Guest {
+	g := l.s.Guests[v]
+	if g == nil {
+		g = &Guest{ID: guest.ID{VMID: v}}
+		l.s.Guests[v] = g
+	}
+	return g
+}
+
+func (l *Ledger) event(ev *hook.Event) {
+	if l.seen[ev.ID] {
+		return
+	}
+	l.seen[ev.ID] = true
+	l.s.Events = append(l.s.Events, ev.ID)
+	if len(l.s.Events) > keepEvents {
+		delete(l.seen, l.s.Events[0])
+		l.s.Events = slices.Delete(l.s.Events, 0, 1)
+	}
+	g := l.guest(ev.VMID)
+	// An event from the spool may be older than one that came by the socket.
+	when := time.Unix(0, ev.Time)
+	if when.Before(g.PhaseAt) {
+		return
+	}
+	g.Phase, g.PhaseAt = ev.Phase, when
+	switch ev.Phase {
+	case guest.PreStop:
+		g.StopAsked = when
+	case guest.PreStart, guest.PostStart:
+		g.StopAsked = time.Time{}
+	}
+}
+
+// held notes a hold's beginning or end. With its end the stop that it was
+// about is over too, even if no hook told of the start.
+func (l *Ledger) held(h *Held, at time.Time) {
+	g := l.guest(h.VMID)
+	if h.Why == "" && g.StopAsked.Before(g.HeldAt) {
+		g.StopAsked = time.Time{}
+	}
+	g.Held, g.HeldAt = h.Why, at
+}
+
+func (l *Ledger) desired(d *Desired, at time.Time) {
+	if old := l.s.Desired[d.Provider]; old != nil {
+		for v := range old.Guests {
+			if _, still := d.Guests[v]; !still && l.s.Guests[v] != nil {
+				l.s.Guests[v].Revision = ""
+			}
+		}
+	}
+	l.s.Desired[d.Provider] = d
+	for v, rev := range d.Guests {
+		if g := l.guest(v); g.Revision != rev {
+			g.Revision, g.Since, g.SetAside = rev, at, nil
+			g.ForceStop, g.HARequested, g.Held = false, "", ""
+		}
+	}
+}
+
+func (l *Ledger) op(o *op.Op) error {
+	if old := l.s.Ops[o.ID]; old != nil {
+		moved := *old
+		if err := moved.Move(o.State); err != nil {
+			return err
+		}
+	} else if !op.State("").Can(o.State) {
+		return fmt.Errorf("op %s begins in state %q", o.ID, o.State)
+	}
+	c := *o
+	l.s.Ops[o.ID] = &c
+	return nil
+}
+
+func (l *Ledger) step(st *Step, at time.Time) error {
+	o := l.s.Ops[st.ID]
+	if o == nil {
+		return fmt.Errorf("op %s is not known", st.ID)
+	}
+	if err := o.Move(st.State); err != nil {
+		return err
+	}
+	o.Handle = cmp.Or(st.Handle, o.Handle)
+	o.Message = cmp.Or(st.Message, o.Message)
+	if st.Undo != nil {
+		o.Undo = st.Undo
+	}
+	if o.State.Ended() {
+		o.Ended = at
+		l.ended(o)
+	}
+	return nil
+}
+
+// ended draws the conclusions of an op's end and forgets the oldest.
+func (l *Ledger) ended(o *op.Op) {
+	g := l.guest(o.Guest.VMID)
+	switch {
+	case o.Kind == plugin.Shutdown && o.State == op.Failed:
+		g.ForceStop = true
+	case o.State == op.Succeeded && o.Params["ha"] != "":
+		g.HARequested, g.HARevision = guest.RunState(o.Params["ha"]), o.Revision
+	case o.State == op.Succeeded:
+		g.ForceStop = false
+	}
+	l.s.Ended = append(l.s.Ended, o.ID)
+	if len(l.s.Ended) > keepEnded {
+		delete(l.s.Ops, l.s.Ended[0])
+		l.s.Ended = slices.Delete(l.s.Ended, 0, 1)
+	}
+}
+
+// Guest returns what is remembered of a guest; the zero Guest if nothing is.
+func (l *Ledger) Guest(v guest.VMID) Guest {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	g := l.s.Guests[v]
+	if g == nil {
+		return Guest{ID: guest.ID{VMID: v}}
+	}
+	c := *g
+	c.SetAside = maps.Clone(g.SetAside)
+	return c
+}
+
+// Open returns the guest's op that has not ended, if there is one. Ops that
+// only wait (planned, awaiting approval) are not open.
+func (l *Ledger) Open(v guest.VMID) (op.Op, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, o := range l.s.Ops {
+		if o.Guest.VMID == v && (o.State.InFlight() || o.State == op.Unknown) {
+			return *o, true
+		}
+	}
+	return op.Op{}, false
+}
+
+// Ops returns all ops that are remembered, oldest first.
+func (l *Ledger) Ops() []op.Op {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	out := make([]op.Op, 0, len(l.s.Ops))
+	for _, o := range l.s.Ops {
+		out = append(out, *o)
+	}
+	slices.SortFunc(out, func(a, b op.Op) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// OpsOf returns the remembered ops of one guest, in no order.
+func (l *Ledger) OpsOf(v guest.VMID) []op.Op {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	var out []op.Op
+	for _, o := range l.s.Ops {
+		if o.Guest.VMID == v {
+			out = append(out, *o)
+		}
+	}
+	return out
+}
+
+// Desired returns the last accepted snapshot of a provider, or nil.
+func (l *Ledger) Desired(provider string) *Desired {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.s.Desired[provider] // never changed once stored
+}
+
+// Paused reports whether the operator paused the whole host.
+func (l *Ledger) Paused() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.s.Paused
+}
+
+// Key returns what an idempotency key was used for.
+func (l *Ledger) Key(key string) (Key, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	i := slices.IndexFunc(l.s.Keys, func(k Key) bool { return k.Key == key })
+	if i < 0 {
+		return Key{}, false
+	}
+	return l.s.Keys[i], true
+}
+
+// Began is when the agent's present run began, by its journal.
+func (l *Ledger) Began() time.Time {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.s.Began
+}
+
+// SeenEvent reports whether an event id has been accepted.
+func (l *Ledger) SeenEvent(id string) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.seen[id]
+}
+
+// Since returns the entries after seq that are still in memory, and a channel
+// that is closed at the next entry.
+func (l *Ledger) Since(seq uint64) ([]Entry, <-chan struct{}) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	i, _ := slices.BinarySearchFunc(l.recent, seq+1, func(e Entry, s uint64) int { return cmp.Compare(e.Seq, s) })
+	return slices.Clone(l.recent[i:]), l.changed
+}
+
+// Op returns one op that is remembered.
+func (l *Ledger) Op(id string) (op.Op, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	o := l.s.Ops[id]
+	if o == nil {
+		return op.Op{}, false
+	}
+	return *o, true
+}

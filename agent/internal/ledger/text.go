@@ -1,0 +1,107 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package ledger
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/felhom/felhom-agent/agent/internal/op"
+	"github.com/felhom/felhom-agent/pkg/guest"
+)
+
+// VMID is the guest a record is about, 0 if it is about none in particular.
+func (r Record) VMID() guest.VMID {
+	switch r.Type {
+	case TypeEvent:
+		return r.Event.VMID
+	case TypeOp:
+		return r.Op.Guest.VMID
+	case TypeStep:
+		return r.Step.Guest.VMID
+	case TypeSeen:
+		return r.Seen.Guest.VMID
+	case TypeSettled:
+		return r.Settled.VMID
+	case TypeHeld:
+		return r.Held.VMID
+	case TypeReleased:
+		return r.Released.VMID
+	case TypePaused:
+		return r.Paused.VMID
+	case TypeSetAside:
+		return r.SetAside.VMID
+	}
+	return 0
+}
+
+// OpID is the op a record is about, "" if it is about none.
+func (r Record) OpID() string {
+	switch r.Type {
+	case TypeOp:
+		return r.Op.ID
+	case TypeStep:
+		return r.Step.ID
+	}
+	return ""
+}
+
+// Text tells a record in one line, without time and guest.
+func (r Record) Text() string {
+	switch r.Type {
+	case TypeAgent:
+		return fmt.Sprintf("agent %s %s, mode %s", r.Agent.Version, r.Agent.What, r.Agent.Mode)
+	case TypeEvent:
+		return "hook " + string(r.Event.Phase)
+	case TypeDesired:
+		return fmt.Sprintf("desired state of %s accepted, %d guests, revision %.12s", r.Desired.Provider, len(r.Desired.Guests), r.Desired.Revision)
+	case TypeOp:
+		return opText(r.Op)
+	case TypeStep:
+		return stepText(r.Step)
+	case TypeKey:
+		return fmt.Sprintf("key %q used for %d ops", r.Key.Key, len(r.Key.Ops))
+	case TypeSeen:
+		return "first seen"
+	case TypeSettled:
+		return "as wanted"
+	case TypeHeld:
+		if r.Held.Why == "" {
+			return "as wanted again: not held any more"
+		}
+		return "held: " + r.Held.Why
+	case TypeReleased:
+		return "hold ended by " + r.Released.By
+	case TypePaused:
+		if r.Paused.On {
+			return "paused by " + r.Paused.By
+		}
+		return "resumed by " + r.Paused.By
+	case TypeSetAside:
+		return fmt.Sprintf("%s set aside: %s", r.SetAside.Key, r.SetAside.Words)
+	}
+	return "record of a type this version does not know: " + string(r.Type)
+}
+
+func opText(o *op.Op) string {
+	verb := "planned"
+	if o.State == op.Intent {
+		verb = "intent"
+		if o.Attempt > 1 {
+			verb = fmt.Sprintf("intent, attempt %d", o.Attempt)
+		}
+	}
+	return fmt.Sprintf("op %s %s: %s, asked by %s: %s", o.ID, verb, o.Kind, o.Asker, o.Reason)
+}
+
+func stepText(s *Step) string {
+	t := fmt.Sprintf("op %s %s", s.ID, s.State)
+	if s.Handle != "" {
+		t += " as " + s.Handle
+	}
+	if s.Message != "" {
+		t += ": " + strings.TrimSpace(s.Message)
+	}
+	return t
+}
