@@ -1,0 +1,148 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hookserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/felhom/felhom-agent/pkg/hook"
+)
+
+// Spool hands over what helpers left in a spool directory.
+type Spool struct {
+	// Dir is the directory. It may be absent and come later.
+	Dir  string
+	Sink Sink
+	// Resync is called when events are known to be lost: n of them could be
+	// neither posted nor spooled, or were not readable. They are forgotten once
+	// it returns nil. nil forgets them at once.
+	Resync func(ctx context.Context, n int64) error
+	Logger *slog.Logger
+}
+
+// The pace of Run.
+const (
+	// rescan is how often the spool is read without a sign of anything new, for
+	// half-written events that grow old.
+	rescan = 30 * time.Second
+	// poll is the same where the directory is not watched: there is none yet, or
+	// the kernel refuses.
+	poll = 2 * time.Second
+	// The delay after a failure doubles from the first to the last.
+	firstRetry, lastRetry = 500 * time.Millisecond, 30 * time.Second
+)
+
+// Run ingests the spool, now and whenever something new is in it, until ctx
+// ends. Failures are logged and tried again.
+func (s *Spool) Run(ctx context.Context) {
+	w := watch(ctx, s.Dir)
+	defer w.stop()
+	retry := firstRetry
+	for {
+		wait := rescan
+		if err := w.arm(); err != nil {
+			s.logger().Debug("hook spool is not watched, only read now and then", "dir", s.Dir, "err", err)
+			wait = poll
+		}
+		switch err := s.Ingest(ctx); {
+		case err == nil, errors.Is(err, fs.ErrNotExist):
+			retry = firstRetry
+		case ctx.Err() != nil:
+			return
+		default:
+			s.logger().Error("hook spool: not all taken in, trying again", "dir", s.Dir, "in", retry, "err", err)
+			wait, retry = retry, min(2*retry, lastRetry)
+		}
+		if !w.wait(ctx, wait) {
+			return
+		}
+	}
+}
+
+// Ingest hands over what is in the spool now, in order of time. An event is
+// removed only after the sink has it; the first that the sink does not take
+// ends the pass, as those after it are younger. What is not an event is moved
+// aside and counts as lost.
+//
+// The error is an fs.ErrNotExist if there is no directory.
+func (s *Spool) Ingest(ctx context.Context) error {
+	entries, err := hook.ReadSpool(s.Dir)
+	if err != nil {
+		return err
+	}
+	var unreadable int64
+	var errs []error
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if e.Err != nil {
+			if err := s.setAside(e); err != nil {
+				errs = append(errs, err) // the events behind it are good
+				continue
+			}
+			unreadable++
+			continue
+		}
+		if err := s.handOver(ctx, e); err != nil {
+			errs = append(errs, err)
+			break
+		}
+	}
+	return errors.Join(append(errs, s.lost(ctx, unreadable))...)
+}
+
+func (s *Spool) handOver(ctx context.Context, e hook.Entry) error {
+	if err := s.Sink.Event(ctx, e.Event); err != nil {
+		return fmt.Errorf("hook spool: event %s: %w", e.Event.ID, err)
+	}
+	if err := os.Remove(e.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("hook spool: event %s is taken in and stays: %w", e.Event.ID, err)
+	}
+	s.logger().Info("hook event from the spool", "guest", e.Event.VMID, "phase", e.Event.Phase,
+		"age", time.Since(time.Unix(0, e.Event.Time)).Round(time.Millisecond))
+	return nil
+}
+
+func (s *Spool) setAside(e hook.Entry) error {
+	s.logger().Warn("hook spool: not an event, moved aside; a resync is due", "file", e.Path, "err", e.Err)
+	return hook.SetAside(s.Dir, e)
+}
+
+// lost asks for the resync that unreadable and counted events make due.
+func (s *Spool) lost(ctx context.Context, unreadable int64) error {
+	counted, err := hook.Lost(s.Dir)
+	if err != nil {
+		return err
+	}
+	n := counted + unreadable
+	if n == 0 {
+		return nil
+	}
+	if counted > 0 {
+		s.logger().Warn("hook events were lost; a resync is due", "events", counted)
+	}
+	if s.Resync != nil {
+		if err := s.Resync(ctx, n); err != nil {
+			return fmt.Errorf("hook spool: resync after %d lost events: %w", n, err)
+		}
+	}
+	if counted == 0 {
+		return nil
+	}
+	return hook.ForgetLost(s.Dir, counted)
+}
+
+func (s *Spool) logger() *slog.Logger {
+	if s.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Logger
+}

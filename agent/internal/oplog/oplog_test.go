@@ -1,0 +1,60 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package oplog
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/felhom/felhom-agent/agent/internal/journal"
+	"github.com/felhom/felhom-agent/agent/internal/ledger"
+	"github.com/felhom/felhom-agent/agent/internal/op"
+	"github.com/felhom/felhom-agent/pkg/guest"
+)
+
+func TestEveryRecordIsOneLine(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	l, err := Open(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	led := ledger.New()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); l.Run(ctx, led, 1) }()
+	for i, words := range []string{"before", "two\nlines", "last"} {
+		r := ledger.Record{Type: ledger.TypeOp, Op: &op.Op{
+			ID: words, Guest: guest.ID{Kind: guest.LXC, VMID: 101}, State: op.Intent, Reason: words,
+		}}
+		b, err := r.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := led.Apply(journal.Entry{Seq: uint64(i + 1), Time: time.Unix(0, 0), Payload: b}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	<-done
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "audit.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], "101 op two lines") || !strings.HasPrefix(lines[1], "1970-01-01T00:00:00Z 3 101") {
+		t.Errorf("audit log:\n%s", b)
+	}
+	st, err := os.Stat(filepath.Join(dir, "audit.log"))
+	if err != nil || st.Mode().Perm()&0o007 != 0 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}
