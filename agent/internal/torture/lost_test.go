@@ -1,0 +1,98 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package torture
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/felhom/felhom-agent/pkg/pve/pvetest"
+)
+
+// reply is one way to lose the answer to a sending.
+type reply struct {
+	kind pvetest.FaultKind
+	// delay is when the request takes effect, hang when the sender gives up: before the effect the probe comes first.
+	delay, hang time.Duration
+	// restart is when the agent is killed and begins anew, 0 for never.
+	restart time.Duration
+}
+
+func (r reply) String() string {
+	return fmt.Sprintf("%s, effect after %v, given up after %v, restart after %v", r.kind, r.delay, r.hang, r.restart)
+}
+
+// replies are all that are tried.
+func replies() (out []reply) {
+	for _, kind := range []pvetest.FaultKind{pvetest.FaultLost, pvetest.FaultTimeout} {
+		for _, delay := range []time.Duration{0, time.Second, 15 * time.Second, 45 * time.Second} {
+			for _, hang := range []time.Duration{time.Millisecond, 10 * time.Second, 30 * time.Second} {
+				for _, restart := range []time.Duration{0, 500 * time.Millisecond, 3 * time.Second, 20 * time.Second, 50 * time.Second} {
+					out = append(out, reply{kind, delay, hang, restart})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// faulty matches the call that a job makes.
+func (j job) faulty(r reply) pvetest.Fault {
+	f := pvetest.Fault{Kind: r.kind, Delay: r.delay, Hang: r.hang, Method: "POST", Path: "/nodes/*/" + string(j.kind) + "/101/status/" + j.what}
+	if j.what == "set_config" {
+		f.Method, f.Path = "PUT", "/nodes/*/"+string(j.kind)+"/101/config"
+	}
+	return f
+}
+
+func loseOnce(t *testing.T, j job, r reply, b broken) (v Verdict) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, []pvetest.GuestSpec{j.spec()}, 1)
+		w.broken = b
+		if _, err := w.sim.Inject(j.faulty(r)); err != nil {
+			t.Fatal(err)
+		}
+		w.mustStart(nil)
+		if err := w.desire(j.document()); err != nil {
+			t.Fatal(err)
+		}
+		if r.restart > 0 {
+			time.Sleep(r.restart)
+			w.bury(cutter("kill"))
+			w.mustStart(nil)
+		}
+		time.Sleep(10 * time.Minute)
+		if n := len(w.sim.Faults()); n > 0 {
+			t.Errorf("the fault did not happen: %+v", w.sim.Faults())
+		}
+		v = w.judge(true)
+		v.Add("plan", w.judgeConverged())
+		if why := j.asWanted(w.sim); why != "" {
+			v.Jam("in the end %s", why)
+		}
+		w.stop()
+	})
+	return v
+}
+
+// TestTortureLostReplies loses the answer to each kind of sending in each way.
+func TestTortureLostReplies(t *testing.T) {
+	notUnderRace(t)
+	stride := size(41, 17, 1)
+	turn := 0
+	for _, j := range jobs("set_config", "start", "shutdown") {
+		var v Verdict
+		row := Row{Scenario: "core/lost reply " + j.String()}
+		for _, r := range replies() {
+			if turn++; turn%stride != 0 {
+				continue
+			}
+			row.Points++
+			v.Add(r.String(), loseOnce(t, j, r, broken{}))
+		}
+		report(t, row, v)
+	}
+}
