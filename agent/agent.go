@@ -1,0 +1,294 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agent wires the daemon together: the journal under the engine, the
+// plugin host beside it, the hook and control sockets in front.
+//
+// It guarantees that what New acquired is given back in the opposite order,
+// each step named in the error it may end with, and that Run returns only when
+// everything it started has ended.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/felhom/felhom-agent/agent/internal/config"
+	"github.com/felhom/felhom-agent/agent/internal/engine"
+	"github.com/felhom/felhom-agent/agent/internal/fsys"
+	"github.com/felhom/felhom-agent/agent/internal/journal"
+	"github.com/felhom/felhom-agent/agent/internal/ledger"
+	"github.com/felhom/felhom-agent/agent/internal/oplog"
+	"github.com/felhom/felhom-agent/agent/internal/pluginhost"
+)
+
+// Options are what the daemon needs besides its configuration file.
+type Options struct {
+	Config config.Config
+	// ConfigPath is read again by Reload.
+	ConfigPath string
+	Version    string
+	Host       string // this host's short name
+	Logger     *slog.Logger
+	// Level follows the configuration's log_level.
+	Level *slog.LevelVar
+	// Notify tells the service manager; nil tells nobody.
+	Notify func(state string)
+	// Crash is called at the engine's named points; nil outside of tests.
+	Crash func(point string)
+}
+
+// Agent is the daemon. Make one with New, then Run it.
+type Agent struct {
+	opt     Options
+	log     *slog.Logger
+	started time.Time
+	led     *ledger.Ledger
+	jrn     *journal.Journal
+	host    *pluginhost.Host
+	eng     *engine.Engine
+	audit   *oplog.Log
+	socks   sockets
+	down    teardown
+
+	mu  sync.Mutex // guards cfg
+	cfg config.Config
+}
+
+// New acquires everything: journal, plugin host, engine, sockets. On an error
+// nothing stays acquired.
+func New(ctx context.Context, opt Options) (_ *Agent, err error) {
+	a := &Agent{opt: opt, log: opt.Logger, started: time.Now(), cfg: opt.Config, led: ledger.New()}
+	if a.opt.Notify == nil {
+		a.opt.Notify = func(string) {}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.down.run())
+		}
+	}()
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"journal", a.openJournal},
+		{"audit log", a.openAudit},
+		{"plugin host", a.makeHost},
+		{"engine", a.makeEngine},
+		{"sockets", a.listen},
+	} {
+		if err := step.do(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	return a, nil
+}
+
+func (a *Agent) openJournal(ctx context.Context) error {
+	j, rep, err := journal.Open(ctx, journal.Options{
+		Dir: filepath.Join(a.cfg.Agent.StateDir, "journal"), Fold: a.led, Logger: a.log, Host: a.opt.Host,
+	})
+	if err != nil {
+		return err
+	}
+	a.jrn = j
+	a.down.add("journal", j.Close)
+	a.log.Info("journal open", "entries", rep.Entries, "head", rep.Head.Seq, "fresh", rep.Fresh)
+	return nil
+}
+
+// openAudit opens the audit log. Without one the agent works on: the journal
+// is the truth.
+func (a *Agent) openAudit(context.Context) error {
+	l, err := oplog.Open(a.cfg.Agent.LogDir, a.log)
+	if err != nil {
+		a.log.Warn("there will be no audit log; the journal has it all", "err", err)
+		return nil
+	}
+	a.audit = l
+	a.down.add("audit log", l.Close)
+	return nil
+}
+
+func (a *Agent) makeHost(context.Context) error {
+	o := pluginhost.DefaultOptions()
+	o.Logger, o.Version = a.log, a.opt.Version
+	o.SocketDir = filepath.Join(a.cfg.Agent.RunDir, "p")
+	o.CredentialsDir = os.Getenv("CREDENTIALS_DIRECTORY")
+	for _, uid := range a.cfg.Plugins.TrustedUIDs {
+		o.TrustedUIDs = append(o.TrustedUIDs, uint32(uid))
+	}
+	o.OnSnapshot, o.OnHint = a.onSnapshot, a.onHint
+	h, err := pluginhost.New(o)
+	if err != nil {
+		return err
+	}
+	a.host = h
+	return h.Set(specs(a.cfg, a.opt.Host))
+}
+
+func (a *Agent) makeEngine(context.Context) error {
+	e, err := engine.New(engine.Options{
+		Node: a.cfg.Agent.Node, Host: a.opt.Host, Settings: settingsOf(a.cfg), Observer: lateObserver{a.host},
+		Executors: a.host, Journal: a.jrn, Ledger: a.led, Logger: a.log, QueueSize: a.cfg.Limits.Queue, Drain: a.cfg.Agent.Drain,
+		Cache: fileCache{fs: fsys.OS{}, dir: filepath.Join(a.cfg.Agent.StateDir, "cache")}, Crash: a.opt.Crash,
+	})
+	if err != nil {
+		return err
+	}
+	a.eng = e
+	return nil
+}
+
+// settingsOf maps the configuration to the engine's settings, field by field.
+func settingsOf(c config.Config) engine.Settings {
+	s := engine.Settings{
+		Mode: engine.Mode(c.Agent.Mode), Resync: c.Agent.Resync,
+		Breaker: engine.BreakerSettings{
+			GuestFailures: c.Limits.GuestFailures, GuestQuiet: c.Limits.GuestQuiet,
+			NodeGuests: c.Limits.NodeGuests, NodePercent: c.Limits.NodePercent,
+		},
+		Limits: map[string]int{
+			engine.SlotCalls: c.Limits.Calls, engine.SlotReads: c.Limits.Reads, engine.SlotStartStop: c.Limits.StartStop,
+			engine.SlotBackup: c.Limits.Backup, engine.SlotOther: c.Limits.Other,
+		},
+		MaxAge: map[string]time.Duration{}, Required: map[string]bool{}, Signed: map[string]bool{},
+	}
+	for _, p := range c.Providers {
+		s.Required[p.Name] = true
+		s.MaxAge[p.Name] = p.MaxAge
+		s.Signed[p.Name] = p.RequireSignature
+	}
+	return s
+}
+
+// Run works until ctx ends or a part fails, then lets the lanes finish within
+// the configured time, and gives everything back.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := a.mark(ctx, ledger.Started); err != nil {
+		return errors.Join(err, a.down.run())
+	}
+	err := a.serve(ctx)
+	a.opt.Notify("STOPPING=1")
+	a.log.Info("stopped", "err", err)
+	mark := a.mark(context.WithoutCancel(ctx), ledger.Stopped)
+	return errors.Join(err, mark, a.down.run())
+}
+
+// serve runs the parts. The engine is stopped first and the plugins last, so
+// that an op in flight can still reach its end.
+func (a *Agent) serve(ctx context.Context) error {
+	plugins, stopPlugins := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPlugins()
+	g, gctx := errgroup.WithContext(ctx)
+	hostDone := make(chan error, 1)
+	go func() { hostDone <- a.host.Run(plugins) }()
+	g.Go(func() error { return a.eng.Run(gctx) })
+	g.Go(func() error { return a.serveHooks(gctx) })
+	g.Go(func() error { return a.serveControl(gctx) })
+	if a.audit != nil {
+		head := a.jrn.Head().Seq
+		g.Go(func() error { a.audit.Run(gctx, a.led, head); return nil })
+	}
+	a.opt.Notify("READY=1\nSTATUS=" + a.statusLine())
+	a.log.Info("ready", "mode", a.cfg.Agent.Mode, "version", a.opt.Version)
+	err := g.Wait()
+	stopPlugins()
+	return errors.Join(err, <-hostDone)
+}
+
+func (a *Agent) statusLine() string {
+	st := a.eng.Status()
+	return fmt.Sprintf("mode %s, %d guests managed", st.Mode, len(st.Guests))
+}
+
+// mark journals that the agent started or stopped.
+func (a *Agent) mark(ctx context.Context, what string) error {
+	r := ledger.Record{Type: ledger.TypeAgent, Agent: &ledger.Agent{
+		What: what, Version: a.opt.Version, Mode: string(a.config().Agent.Mode), Boot: bootID(),
+	}}
+	p, err := r.Encode()
+	if err != nil {
+		return err
+	}
+	if _, err := a.jrn.Append(ctx, p); err != nil {
+		// Without a journal the agent still observes and says so.
+		a.log.Error("the journal cannot be written; nothing will be changed", "err", err)
+	}
+	return nil
+}
+
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return string(b[:max(0, len(b)-1)])
+}
+
+func (a *Agent) config() config.Config {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cfg
+}
+
+// Reload reads the configuration again. An invalid one changes nothing.
+func (a *Agent) Reload(context.Context) error {
+	cfg, err := config.Load(a.opt.ConfigPath)
+	if err != nil {
+		return fmt.Errorf("the configuration is not taken, the old one stays: %w", err)
+	}
+	old := a.config()
+	for _, key := range config.Changed(old, cfg) {
+		a.log.Warn("a changed key takes effect at the next start", "key", key)
+	}
+	if err := a.host.Set(specs(cfg, a.opt.Host)); err != nil {
+		return fmt.Errorf("the configuration is not taken, the old one stays: %w", err)
+	}
+	if err := a.eng.Reload(settingsOf(cfg)); err != nil {
+		return err
+	}
+	if a.opt.Level != nil {
+		a.opt.Level.Set(cfg.Agent.LogLevel)
+	}
+	a.mu.Lock()
+	a.cfg = cfg
+	a.mu.Unlock()
+	a.log.Info("configuration read again", "mode", cfg.Agent.Mode)
+	a.opt.Notify("STATUS=" + a.statusLine())
+	return nil
+}
+
+// teardown gives back what was acquired, last first.
+type teardown struct {
+	steps []struct {
+		name string
+		do   func() error
+	}
+}
+
+func (t *teardown) add(name string, do func() error) {
+	t.steps = append(t.steps, struct {
+		name string
+		do   func() error
+	}{name, do})
+}
+
+func (t *teardown) run() error {
+	var errs []error
+	for i := len(t.steps) - 1; i >= 0; i-- {
+		if err := t.steps[i].do(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", t.steps[i].name, err))
+		}
+	}
+	t.steps = nil
+	return errors.Join(errs...)
+}

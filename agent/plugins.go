@@ -1,0 +1,125 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/felhom/felhom-agent/agent/internal/config"
+	"github.com/felhom/felhom-agent/agent/internal/pluginhost"
+	"github.com/felhom/felhom-agent/pkg/plugin"
+)
+
+// pveName is the first-party executor and observer.
+const pveName = "pve"
+
+// coreActions are the action kinds that the pve plugin serves.
+var coreActions = []plugin.ActionKind{plugin.Start, plugin.Shutdown, plugin.Stop, plugin.Reboot, plugin.SetConfig}
+
+// specs are the plugins that a configuration asks for: the pve plugin if a
+// node is configured, one process per provider, and the vendors' executors and
+// observers.
+func specs(c config.Config, host string) []pluginhost.Spec {
+	var out []pluginhost.Spec
+	if c.PVE.URL != "" {
+		out = append(out, pveSpec(c, host))
+	}
+	vendors := pluginhost.ReadManifests(c.Plugins.Dir, trusted(c))
+	for _, v := range vendors {
+		if !slices.Contains(v.Kinds, plugin.KindProvider) {
+			out = append(out, v)
+		}
+	}
+	for _, p := range c.Providers {
+		out = append(out, providerSpec(c, p, vendors))
+	}
+	return out
+}
+
+func trusted(c config.Config) []uint32 {
+	var out []uint32
+	for _, uid := range c.Plugins.TrustedUIDs {
+		out = append(out, uint32(uid))
+	}
+	return out
+}
+
+func pveSpec(c config.Config, host string) pluginhost.Spec {
+	conf := map[string]any{
+		"url": c.PVE.URL, "node": cmp.Or(c.Agent.Node, host), "server_name": c.PVE.ServerName, "poll_seconds": c.PVE.Poll.Seconds(),
+	}
+	for key, v := range map[string]string{"ca_file": c.PVE.CAFile, "vmlist": c.PVE.VMList} {
+		if v != "" {
+			conf[key] = v
+		}
+	}
+	if len(c.PVE.Pins) > 0 {
+		conf["pins"] = c.PVE.Pins
+	}
+	return pluginhost.Spec{
+		Name: pveName, Kinds: []plugin.Kind{plugin.KindExecutor, plugin.KindObserver},
+		Path: filepath.Join(c.Plugins.FirstParty, pveName), Config: conf, Actions: coreActions,
+		Secrets: map[string]pluginhost.SecretSource{"token": {File: c.PVE.TokenFile}},
+	}
+}
+
+// providerSpec is the process of one [[provider]]: a first-party plugin, or a
+// vendor's by its manifest's name.
+func providerSpec(c config.Config, p config.Provider, vendors []pluginhost.Spec) pluginhost.Spec {
+	s := pluginhost.Spec{Path: filepath.Join(c.Plugins.FirstParty, p.Plugin)}
+	for _, v := range vendors {
+		if v.Name == p.Plugin {
+			s = v
+		}
+	}
+	s.Name, s.Kinds = p.Name, []plugin.Kind{plugin.KindProvider}
+	if p.Config != nil {
+		s.Config = nil
+		if err := json.Unmarshal(p.Config, &s.Config); err != nil {
+			s.Refused = fmt.Sprintf("config: %v", err)
+		}
+	}
+	return s
+}
+
+func (a *Agent) onSnapshot(ctx context.Context, provider string, s plugin.Snapshot) error {
+	return a.eng.SetDesired(ctx, provider, s)
+}
+
+func (a *Agent) onHint(ctx context.Context, _ string, h plugin.Hint) { a.eng.Hint(ctx, h) }
+
+// lateObserver finds the observer when it is asked: there may be none yet, or
+// none at all.
+type lateObserver struct{ host *pluginhost.Host }
+
+var errNoNode = fmt.Errorf("%w: no PVE connection is configured ([pve] url) and no plugin observes a node", plugin.ErrUnavailable)
+
+func (l lateObserver) List(ctx context.Context) (plugin.NodeState, error) {
+	o, err := l.host.Observer()
+	if err != nil {
+		return plugin.NodeState{}, noNode(err)
+	}
+	return o.List(ctx)
+}
+
+func (l lateObserver) Guest(ctx context.Context, q plugin.GuestQuery) (plugin.Observation, error) {
+	o, err := l.host.Observer()
+	if err != nil {
+		return plugin.Observation{}, noNode(err)
+	}
+	return o.Guest(ctx, q)
+}
+
+func noNode(err error) error {
+	if errors.Is(err, plugin.ErrUnsupported) {
+		return errNoNode
+	}
+	return err
+}

@@ -1,0 +1,116 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/felhom/felhom-agent/agent/internal/control"
+	"github.com/felhom/felhom-agent/agent/internal/hookserver"
+)
+
+// The names by which systemd's socket units hand the sockets over.
+const (
+	hookSocket    = "hook"
+	controlSocket = "control"
+)
+
+type sockets struct{ hook, control net.Listener }
+
+// listen takes the sockets from systemd, or makes those that it did not pass.
+func (a *Agent) listen(context.Context) error {
+	given, err := hookserver.Activated()
+	if err != nil {
+		return err
+	}
+	if a.socks.hook, err = a.socket(given, hookSocket, a.cfg.Hook.Socket); err != nil {
+		return err
+	}
+	a.socks.control, err = a.socket(given, controlSocket, a.cfg.Control.Socket)
+	return err
+}
+
+func (a *Agent) socket(given map[string]net.Listener, name, path string) (net.Listener, error) {
+	ln := given[name]
+	if ln == nil {
+		var err error
+		if ln, err = hookserver.Listen(path, fs.FileMode(0o600)); err != nil {
+			return nil, err
+		}
+	}
+	a.down.add(name+" socket", func() error {
+		if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil // its server has closed it
+	})
+	return ln, nil
+}
+
+// serveHooks takes in events over the socket and from the spool.
+func (a *Agent) serveHooks(ctx context.Context) error {
+	srv, err := hookserver.New(hookserver.Options{Sink: a.eng, PeerUIDs: a.cfg.Hook.PeerUIDs, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	spool := hookserver.Spool{Dir: a.cfg.Hook.Spool, Sink: a.eng, Logger: a.log, Resync: func(_ context.Context, n int64) error {
+		a.log.Warn("hook events were lost, looking at everything", "events", n)
+		a.eng.Resync("hook events were lost")
+		return nil
+	}}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { spool.Run(ctx); return nil })
+	g.Go(func() error { return srv.Serve(ctx, a.socks.hook) })
+	return g.Wait()
+}
+
+type peerKey struct{}
+
+// serveControl answers the operator: root, and the user the agent runs as.
+func (a *Agent) serveControl(ctx context.Context) error {
+	srv := &http.Server{
+		Handler: control.Handler(api{a}, operator),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			cred, err := hookserver.PeerCred(c)
+			if err != nil {
+				return ctx
+			}
+			return context.WithValue(ctx, peerKey{}, cred)
+		},
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: 2 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    8 << 10,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+	if err := control.Serve(ctx, srv, func() error { return srv.Serve(a.socks.control) }); err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
+}
+
+// operator names the peer of a control request, or refuses it.
+func operator(r *http.Request) (string, error) {
+	cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
+	if !ok {
+		return "", errors.New("the control socket does not know who you are")
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Getuid() {
+		return "", fmt.Errorf("user %d may not use the control socket; root may", cred.Uid)
+	}
+	return "operator (uid " + strconv.Itoa(int(cred.Uid)) + ")", nil
+}
