@@ -1,0 +1,102 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Command felhom-hook tells the agent that a guest is starting or stopping.
+// The snippet runs it as
+//
+//	felhom-hook VMID PHASE
+//
+// while Proxmox VE waits, often with the guest's lock held. It guarantees
+// promise P7: it posts the event, spools it if the agent does not answer, and
+// is gone within its budget, whatever the state of agent, spool and its own
+// file descriptors. It exits 0 always; [hook.ExitVeto] is reserved for gating.
+// What went wrong is one line on stderr.
+//
+// It is started at every start and stop of every guest, so most of its time is
+// the start of a Go process. Its imports are few on purpose: see
+// TestFewImports.
+package main
+
+import (
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/felhom/felhom-agent/pkg/guest/id"
+	"github.com/felhom/felhom-agent/pkg/hook"
+)
+
+// spoolTime is what of the budget is kept for spooling.
+const spoolTime = 25 * time.Millisecond
+
+const usage = "usage: felhom-hook [-socket PATH] [-spool DIR] [-budget MILLISECONDS] VMID PHASE"
+
+func main() {
+	start := time.Now()
+	o, err := parse(os.Args[1:])
+	if err == nil {
+		err = o.report(start)
+	}
+	if err != nil {
+		complain(err)
+	}
+	os.Exit(0)
+}
+
+// report hands the event over, to the agent or else to the spool.
+func (o options) report(start time.Time) error {
+	e := hook.New(o.vmid, o.phase, migratedFrom())
+	if err := e.Validate(); err != nil {
+		return err
+	}
+	posted := hook.Post(o.socket, e, o.budget-spoolTime-time.Since(start))
+	if posted == nil {
+		return nil
+	}
+	if err := hook.Spool(o.spool, e); err != nil {
+		return &lost{posted, err}
+	}
+	return &spooled{posted}
+}
+
+// migratedFrom is where PVE says a starting virtual machine comes from. A
+// value that is no node's name is nobody's name and is left out, so that the
+// event itself is not lost with it.
+func migratedFrom() string {
+	node := os.Getenv("PVE_MIGRATED_FROM")
+	if !hook.ValidNode(node) {
+		return ""
+	}
+	return node
+}
+
+// spooled is an event that waits in the spool, lost one that does not.
+type (
+	spooled struct{ posted error }
+	lost    struct{ posted, spooled error }
+)
+
+func (e *spooled) Error() string { return e.posted.Error() + "; the event is spooled" }
+func (e *lost) Error() string    { return e.posted.Error() + "; " + e.spooled.Error() }
+
+// complain writes one line by one system call. Package os would end the
+// process by SIGPIPE where nobody reads stderr any more.
+func complain(err error) {
+	line := make([]byte, 0, 512)
+	line = append(line, "felhom-hook: "...)
+	for _, c := range []byte(err.Error()) {
+		if c < ' ' {
+			c = ' '
+		}
+		line = append(line, c)
+	}
+	_, _ = syscall.Write(2, append(line, '\n'))
+}
+
+// options are the command line.
+type options struct {
+	socket, spool string
+	budget        time.Duration
+	vmid          id.VMID
+	phase         id.Phase
+}
