@@ -25,14 +25,51 @@ type Info struct {
 // with a dot ("acme.notify").
 type ActionKind string
 
-// The core's action kinds.
+// The core's action kinds. What each of them needs is in the Action's Set,
+// Delete, Digest and Params; PROTOCOL.md has the same list.
 const (
 	Start     ActionKind = "start"
 	Shutdown  ActionKind = "shutdown" // clean; Params "timeout" in seconds
 	Stop      ActionKind = "stop"     // hard
 	Reboot    ActionKind = "reboot"
 	SetConfig ActionKind = "set_config" // Set, Delete and Digest of the Action
+
+	// Provision makes a guest that is not there and leaves it stopped: Params
+	// "how" is "template", "backup" or "clone", "source" a volume id or the
+	// VMID to clone, "storage" where the volumes go (optional), "pool"
+	// (optional); Set is the config it is made with. A guest that is there
+	// already is somebody else's: Refused.
+	Provision ActionKind = "provision"
+	// GrowDisk: Params "disk" (a config key), "size" in bytes, in all; Digest.
+	GrowDisk ActionKind = "grow_disk"
+	// TakeSnapshot: Params "name", "description".
+	TakeSnapshot ActionKind = "snapshot"
+	// Backup: Params "storage", "mode" ("snapshot", "suspend" or "stop"),
+	// "notes". It never removes another backup. Its outcome's Params tell the
+	// "volume" that it made.
+	Backup ActionKind = "backup"
+	// Rollback: Params "name" of a snapshot.
+	Rollback ActionKind = "rollback"
+	// Restore puts a backup over the guest that is there: Params "source",
+	// "storage" (optional); Digest.
+	Restore ActionKind = "restore"
+	// Destroy: Digest is the config's that was approved. The executor clears
+	// "protection" with that digest, which fails if the config was replaced,
+	// reads the guest once more, compares, and deletes at once (design
+	// section 8). Params "purge" is "1" to remove it from jobs too.
+	Destroy ActionKind = "destroy"
+	// DeleteSnapshot: Params "name".
+	DeleteSnapshot ActionKind = "delete_snapshot"
+	// DeleteBackup: Params "volume", a backup of this guest.
+	DeleteBackup ActionKind = "delete_backup"
+	// DeleteVolume: Params "volume", in a storage's content, that no config
+	// names.
+	DeleteVolume ActionKind = "delete_volume"
 )
+
+// ParamReserve, where an action takes space: how many bytes must stay free on
+// the storage afterwards, else the executor refuses with what it found.
+const ParamReserve = "reserve"
 
 // Action is one change of one guest. It is sent under an op id, and an
 // executor must not do the same op id and attempt twice.
@@ -82,6 +119,8 @@ type Outcome struct {
 	// Undo is what would undo the action, as the executor saw it; nil if it
 	// cannot say.
 	Undo *Action
+	// Params are what came of it, by the action kind's names ("volume").
+	Params map[string]string
 }
 
 // Progress is what an executor reports while it works.

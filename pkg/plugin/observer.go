@@ -65,6 +65,8 @@ type GuestQuery struct {
 	// TasksSince asks for the guest's tasks that started since then; zero =
 	// none wanted.
 	TasksSince time.Time
+	// Inventory asks for Observation.Inventory.
+	Inventory bool
 }
 
 // Presence is where a guest is.
@@ -97,8 +99,40 @@ type Observation struct {
 	// node that act on many guests (startall, stopall, suspendall, migrateall,
 	// vzdump), which have an empty ID or another guest's.
 	Tasks []Task
+	// Inventory is what else there is of the guest; nil if not asked for.
+	Inventory *Inventory
 	// Time is the node's clock when it answered.
 	Time time.Time
+}
+
+// Inventory is what hangs on a guest besides its config: what would be lost
+// with it, or has its name in it.
+type Inventory struct {
+	Snapshots []SnapshotInfo // oldest first
+	Backups   []BackupInfo   // newest first, of this VMID, on the storages that may be read
+	// Jobs are the backup and replication jobs that name the guest, in words.
+	Jobs []string
+	// Missing says, part by part, what could not be read and why. With it the
+	// inventory is not complete.
+	Missing []string
+}
+
+// SnapshotInfo is one snapshot of a guest.
+type SnapshotInfo struct {
+	Name   string
+	Time   time.Time
+	Parent string
+}
+
+// BackupInfo is one backup of a guest.
+type BackupInfo struct {
+	Volume    string
+	Size      int64 // bytes
+	Time      time.Time
+	Protected bool
+	// Verified is PVE's word about its verification: "ok", "failed", or "" if
+	// there was none.
+	Verified string
 }
 
 // HA is what the HA stack says of a guest.
