@@ -67,6 +67,14 @@ const (
 	DeleteVolume ActionKind = "delete_volume"
 )
 
+// CoreActions are the core's action kinds. Any other kind is a vendor's.
+func CoreActions() []ActionKind {
+	return []ActionKind{
+		Start, Shutdown, Stop, Reboot, SetConfig,
+		Provision, GrowDisk, TakeSnapshot, Backup, Rollback, Restore, Destroy, DeleteSnapshot, DeleteBackup, DeleteVolume,
+	}
+}
+
 // ParamReserve, where an action takes space: how many bytes must stay free on
 // the storage afterwards, else the executor refuses with what it found.
 const ParamReserve = "reserve"

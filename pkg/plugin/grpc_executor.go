@@ -173,6 +173,7 @@ func outcomeToPB(o Outcome) *pluginpb.Outcome {
 	p := &pluginpb.Outcome{
 		Status: string(o.Status), Message: wireText(o.Message), Warnings: uint32(max(o.Warnings, 0)),
 		RetryAfter: durationToPB(o.RetryAfter), RefusedKeys: o.RefusedKeys, Reason: o.Reason,
+		Params: o.Params,
 	}
 	if o.Undo != nil {
 		p.Undo = actionToPB(*o.Undo)
@@ -187,6 +188,7 @@ func outcomeFromPB(p *pluginpb.Outcome) Outcome {
 	o := Outcome{
 		Status: Status(p.GetStatus()), Message: p.GetMessage(), Warnings: int(p.GetWarnings()),
 		RetryAfter: durationFromPB(p.GetRetryAfter()), RefusedKeys: p.GetRefusedKeys(), Reason: p.GetReason(),
+		Params: p.GetParams(),
 	}
 	switch o.Status {
 	case Done, Retry, Refused, Failed, Unknown:

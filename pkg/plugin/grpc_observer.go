@@ -52,7 +52,7 @@ func (s *observerServer) Guest(ctx context.Context, r *pluginpb.GuestRequest) (*
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	o, err := s.impl.Guest(ctx, GuestQuery{VMID: vmid, TasksSince: timeFromPB(r.GetTasksSince())})
+	o, err := s.impl.Guest(ctx, GuestQuery{VMID: vmid, TasksSince: timeFromPB(r.GetTasksSince()), Inventory: r.GetInventory()})
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -108,7 +108,9 @@ func (o *observerClient) List(ctx context.Context) (NodeState, error) {
 }
 
 func (o *observerClient) Guest(ctx context.Context, q GuestQuery) (Observation, error) {
-	p, err := o.c.Guest(ctx, &pluginpb.GuestRequest{Vmid: uint32(q.VMID), TasksSince: timeToPB(q.TasksSince)})
+	p, err := o.c.Guest(ctx, &pluginpb.GuestRequest{
+		Vmid: uint32(q.VMID), TasksSince: timeToPB(q.TasksSince), Inventory: q.Inventory,
+	})
 	if err != nil {
 		return Observation{}, fromStatus(ctx, err)
 	}
@@ -153,6 +155,7 @@ func observationToPB(o Observation) *pluginpb.Observation {
 	p := &pluginpb.Observation{
 		Presence: string(o.Presence), Digest: o.Digest, ConfigError: wireText(o.ConfigError), Pending: o.Pending,
 		HaManaged: o.HA.Managed, HaState: o.HA.State, Protection: o.Protection, Time: timeToPB(o.Time),
+		Inventory: inventoryToPB(o.Inventory),
 	}
 	if o.State.ID.Kind != "" {
 		p.State = stateToPB(o.State)
@@ -173,6 +176,7 @@ func observationFromPB(p *pluginpb.Observation) (Observation, error) {
 	o := Observation{
 		Presence: presenceFromPB(p.GetPresence()), Digest: p.GetDigest(), ConfigError: p.GetConfigError(), Pending: p.GetPending(),
 		HA: HA{Managed: p.GetHaManaged(), State: p.GetHaState()}, Protection: p.GetProtection(), Time: timeFromPB(p.GetTime()),
+		Inventory: inventoryFromPB(p.GetInventory()),
 	}
 	var err error
 	if p.GetState() != nil {

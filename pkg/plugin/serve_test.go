@@ -372,6 +372,7 @@ func TestPipeInBubble(t *testing.T) {
 		w.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{Task: 10 * time.Minute} })
 		c := plugintest.Pipe(t, plugin.Set{Executor: w.Executor()})
 		a, began := do(""), time.Now()
+		a.Params = nil
 		a.Kind = plugin.Start
 		out, err := c.Executor().Apply(t.Context(), a, "", func(plugin.Progress) error { return nil })
 		if err != nil || out.Status != plugin.Done || time.Since(began) != 10*time.Minute {

@@ -471,13 +471,15 @@ type Outcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "done", "retry", "refused", "failed" or "unknown"; anything else reads as
 	// "unknown".
-	Status        string               `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
-	Message       string               `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	Warnings      uint32               `protobuf:"varint,3,opt,name=warnings,proto3" json:"warnings,omitempty"`
-	RetryAfter    *durationpb.Duration `protobuf:"bytes,4,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
-	RefusedKeys   map[string]string    `protobuf:"bytes,5,rep,name=refused_keys,json=refusedKeys,proto3" json:"refused_keys,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Reason        string               `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
-	Undo          *Action              `protobuf:"bytes,7,opt,name=undo,proto3" json:"undo,omitempty"`
+	Status      string               `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	Message     string               `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Warnings    uint32               `protobuf:"varint,3,opt,name=warnings,proto3" json:"warnings,omitempty"`
+	RetryAfter  *durationpb.Duration `protobuf:"bytes,4,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	RefusedKeys map[string]string    `protobuf:"bytes,5,rep,name=refused_keys,json=refusedKeys,proto3" json:"refused_keys,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Reason      string               `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Undo        *Action              `protobuf:"bytes,7,opt,name=undo,proto3" json:"undo,omitempty"`
+	// What came of it, by the action kind's names.
+	Params        map[string]string `protobuf:"bytes,8,rep,name=params,proto3" json:"params,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -557,6 +559,13 @@ func (x *Outcome) GetReason() string {
 func (x *Outcome) GetUndo() *Action {
 	if x != nil {
 		return x.Undo
+	}
+	return nil
+}
+
+func (x *Outcome) GetParams() map[string]string {
+	if x != nil {
+		return x.Params
 	}
 	return nil
 }
@@ -747,7 +756,7 @@ const file_felhom_plugin_v1_executor_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +
 	"\bProgress\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"\xe8\x02\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xe2\x03\n" +
 	"\aOutcome\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1a\n" +
@@ -756,8 +765,12 @@ const file_felhom_plugin_v1_executor_proto_rawDesc = "" +
 	"retryAfter\x12M\n" +
 	"\frefused_keys\x18\x05 \x03(\v2*.felhom.plugin.v1.Outcome.RefusedKeysEntryR\vrefusedKeys\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12,\n" +
-	"\x04undo\x18\a \x01(\v2\x18.felhom.plugin.v1.ActionR\x04undo\x1a>\n" +
+	"\x04undo\x18\a \x01(\v2\x18.felhom.plugin.v1.ActionR\x04undo\x12=\n" +
+	"\x06params\x18\b \x03(\v2%.felhom.plugin.v1.Outcome.ParamsEntryR\x06params\x1a>\n" +
 	"\x10RefusedKeysEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
+	"\vParamsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd0\x01\n" +
 	"\fProbeRequest\x120\n" +
@@ -788,7 +801,7 @@ func file_felhom_plugin_v1_executor_proto_rawDescGZIP() []byte {
 	return file_felhom_plugin_v1_executor_proto_rawDescData
 }
 
-var file_felhom_plugin_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_felhom_plugin_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_felhom_plugin_v1_executor_proto_goTypes = []any{
 	(*ApplyIn)(nil),               // 0: felhom.plugin.v1.ApplyIn
 	(*ApplyRequest)(nil),          // 1: felhom.plugin.v1.ApplyRequest
@@ -802,41 +815,43 @@ var file_felhom_plugin_v1_executor_proto_goTypes = []any{
 	nil,                           // 9: felhom.plugin.v1.Action.SetEntry
 	nil,                           // 10: felhom.plugin.v1.Action.ParamsEntry
 	nil,                           // 11: felhom.plugin.v1.Outcome.RefusedKeysEntry
-	(*Failure)(nil),               // 12: felhom.plugin.v1.Failure
-	(*GuestID)(nil),               // 13: felhom.plugin.v1.GuestID
-	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*DescribeRequest)(nil),       // 16: felhom.plugin.v1.DescribeRequest
-	(*DescribeResponse)(nil),      // 17: felhom.plugin.v1.DescribeResponse
+	nil,                           // 12: felhom.plugin.v1.Outcome.ParamsEntry
+	(*Failure)(nil),               // 13: felhom.plugin.v1.Failure
+	(*GuestID)(nil),               // 14: felhom.plugin.v1.GuestID
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*DescribeRequest)(nil),       // 17: felhom.plugin.v1.DescribeRequest
+	(*DescribeResponse)(nil),      // 18: felhom.plugin.v1.DescribeResponse
 }
 var file_felhom_plugin_v1_executor_proto_depIdxs = []int32{
 	1,  // 0: felhom.plugin.v1.ApplyIn.request:type_name -> felhom.plugin.v1.ApplyRequest
 	2,  // 1: felhom.plugin.v1.ApplyIn.ack:type_name -> felhom.plugin.v1.Ack
 	4,  // 2: felhom.plugin.v1.ApplyRequest.action:type_name -> felhom.plugin.v1.Action
-	12, // 3: felhom.plugin.v1.Ack.failure:type_name -> felhom.plugin.v1.Failure
+	13, // 3: felhom.plugin.v1.Ack.failure:type_name -> felhom.plugin.v1.Failure
 	5,  // 4: felhom.plugin.v1.ApplyOut.progress:type_name -> felhom.plugin.v1.Progress
 	6,  // 5: felhom.plugin.v1.ApplyOut.outcome:type_name -> felhom.plugin.v1.Outcome
-	13, // 6: felhom.plugin.v1.Action.guest:type_name -> felhom.plugin.v1.GuestID
+	14, // 6: felhom.plugin.v1.Action.guest:type_name -> felhom.plugin.v1.GuestID
 	9,  // 7: felhom.plugin.v1.Action.set:type_name -> felhom.plugin.v1.Action.SetEntry
 	10, // 8: felhom.plugin.v1.Action.params:type_name -> felhom.plugin.v1.Action.ParamsEntry
-	14, // 9: felhom.plugin.v1.Outcome.retry_after:type_name -> google.protobuf.Duration
+	15, // 9: felhom.plugin.v1.Outcome.retry_after:type_name -> google.protobuf.Duration
 	11, // 10: felhom.plugin.v1.Outcome.refused_keys:type_name -> felhom.plugin.v1.Outcome.RefusedKeysEntry
 	4,  // 11: felhom.plugin.v1.Outcome.undo:type_name -> felhom.plugin.v1.Action
-	4,  // 12: felhom.plugin.v1.ProbeRequest.action:type_name -> felhom.plugin.v1.Action
-	15, // 13: felhom.plugin.v1.ProbeRequest.sent:type_name -> google.protobuf.Timestamp
-	15, // 14: felhom.plugin.v1.ProbeRequest.until:type_name -> google.protobuf.Timestamp
-	6,  // 15: felhom.plugin.v1.ProbeResponse.outcome:type_name -> felhom.plugin.v1.Outcome
-	16, // 16: felhom.plugin.v1.Executor.Describe:input_type -> felhom.plugin.v1.DescribeRequest
-	0,  // 17: felhom.plugin.v1.Executor.Apply:input_type -> felhom.plugin.v1.ApplyIn
-	7,  // 18: felhom.plugin.v1.Executor.Probe:input_type -> felhom.plugin.v1.ProbeRequest
-	17, // 19: felhom.plugin.v1.Executor.Describe:output_type -> felhom.plugin.v1.DescribeResponse
-	3,  // 20: felhom.plugin.v1.Executor.Apply:output_type -> felhom.plugin.v1.ApplyOut
-	8,  // 21: felhom.plugin.v1.Executor.Probe:output_type -> felhom.plugin.v1.ProbeResponse
-	19, // [19:22] is the sub-list for method output_type
-	16, // [16:19] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	12, // 12: felhom.plugin.v1.Outcome.params:type_name -> felhom.plugin.v1.Outcome.ParamsEntry
+	4,  // 13: felhom.plugin.v1.ProbeRequest.action:type_name -> felhom.plugin.v1.Action
+	16, // 14: felhom.plugin.v1.ProbeRequest.sent:type_name -> google.protobuf.Timestamp
+	16, // 15: felhom.plugin.v1.ProbeRequest.until:type_name -> google.protobuf.Timestamp
+	6,  // 16: felhom.plugin.v1.ProbeResponse.outcome:type_name -> felhom.plugin.v1.Outcome
+	17, // 17: felhom.plugin.v1.Executor.Describe:input_type -> felhom.plugin.v1.DescribeRequest
+	0,  // 18: felhom.plugin.v1.Executor.Apply:input_type -> felhom.plugin.v1.ApplyIn
+	7,  // 19: felhom.plugin.v1.Executor.Probe:input_type -> felhom.plugin.v1.ProbeRequest
+	18, // 20: felhom.plugin.v1.Executor.Describe:output_type -> felhom.plugin.v1.DescribeResponse
+	3,  // 21: felhom.plugin.v1.Executor.Apply:output_type -> felhom.plugin.v1.ApplyOut
+	8,  // 22: felhom.plugin.v1.Executor.Probe:output_type -> felhom.plugin.v1.ProbeResponse
+	20, // [20:23] is the sub-list for method output_type
+	17, // [17:20] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_felhom_plugin_v1_executor_proto_init() }
@@ -859,7 +874,7 @@ func file_felhom_plugin_v1_executor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_felhom_plugin_v1_executor_proto_rawDesc), len(file_felhom_plugin_v1_executor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -351,6 +351,7 @@ type GuestRequest struct {
 	Vmid  uint32                 `protobuf:"varint,1,opt,name=vmid,proto3" json:"vmid,omitempty"`
 	// Absent: no tasks wanted.
 	TasksSince    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=tasks_since,json=tasksSince,proto3" json:"tasks_since,omitempty"`
+	Inventory     bool                   `protobuf:"varint,3,opt,name=inventory,proto3" json:"inventory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -399,21 +400,30 @@ func (x *GuestRequest) GetTasksSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *GuestRequest) GetInventory() bool {
+	if x != nil {
+		return x.Inventory
+	}
+	return false
+}
+
 type Observation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "here", "elsewhere", "gone" or "unsure"; anything else reads as "unsure".
 	Presence string      `protobuf:"bytes,1,opt,name=presence,proto3" json:"presence,omitempty"`
 	State    *GuestState `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Absent: the config could not be read, which is not the same as empty.
-	Config        *Config                `protobuf:"bytes,3,opt,name=config,proto3" json:"config,omitempty"`
-	Digest        string                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
-	ConfigError   string                 `protobuf:"bytes,5,opt,name=config_error,json=configError,proto3" json:"config_error,omitempty"`
-	Pending       map[string]string      `protobuf:"bytes,6,rep,name=pending,proto3" json:"pending,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	HaManaged     bool                   `protobuf:"varint,7,opt,name=ha_managed,json=haManaged,proto3" json:"ha_managed,omitempty"`
-	HaState       string                 `protobuf:"bytes,8,opt,name=ha_state,json=haState,proto3" json:"ha_state,omitempty"`
-	Protection    bool                   `protobuf:"varint,9,opt,name=protection,proto3" json:"protection,omitempty"`
-	Tasks         []*Task                `protobuf:"bytes,10,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=time,proto3" json:"time,omitempty"`
+	Config      *Config                `protobuf:"bytes,3,opt,name=config,proto3" json:"config,omitempty"`
+	Digest      string                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	ConfigError string                 `protobuf:"bytes,5,opt,name=config_error,json=configError,proto3" json:"config_error,omitempty"`
+	Pending     map[string]string      `protobuf:"bytes,6,rep,name=pending,proto3" json:"pending,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	HaManaged   bool                   `protobuf:"varint,7,opt,name=ha_managed,json=haManaged,proto3" json:"ha_managed,omitempty"`
+	HaState     string                 `protobuf:"bytes,8,opt,name=ha_state,json=haState,proto3" json:"ha_state,omitempty"`
+	Protection  bool                   `protobuf:"varint,9,opt,name=protection,proto3" json:"protection,omitempty"`
+	Tasks       []*Task                `protobuf:"bytes,10,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	Time        *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=time,proto3" json:"time,omitempty"`
+	// Absent: not asked for, or the observer does not know inventories.
+	Inventory     *Inventory `protobuf:"bytes,12,opt,name=inventory,proto3" json:"inventory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -525,6 +535,223 @@ func (x *Observation) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Observation) GetInventory() *Inventory {
+	if x != nil {
+		return x.Inventory
+	}
+	return nil
+}
+
+// Inventory is what hangs on a guest besides its config.
+type Inventory struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Oldest first.
+	Snapshots []*GuestSnapshot `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// Newest first.
+	Backups []*GuestBackup `protobuf:"bytes,2,rep,name=backups,proto3" json:"backups,omitempty"`
+	// The backup and replication jobs that name the guest, in words.
+	Jobs []string `protobuf:"bytes,3,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	// What could not be read, and why. With it the inventory is not complete.
+	Missing       []string `protobuf:"bytes,4,rep,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Inventory) Reset() {
+	*x = Inventory{}
+	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Inventory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Inventory) ProtoMessage() {}
+
+func (x *Inventory) ProtoReflect() protoreflect.Message {
+	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Inventory.ProtoReflect.Descriptor instead.
+func (*Inventory) Descriptor() ([]byte, []int) {
+	return file_felhom_plugin_v1_observer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Inventory) GetSnapshots() []*GuestSnapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *Inventory) GetBackups() []*GuestBackup {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
+}
+
+func (x *Inventory) GetJobs() []string {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+func (x *Inventory) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+type GuestSnapshot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	Parent        string                 `protobuf:"bytes,3,opt,name=parent,proto3" json:"parent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestSnapshot) Reset() {
+	*x = GuestSnapshot{}
+	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestSnapshot) ProtoMessage() {}
+
+func (x *GuestSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestSnapshot.ProtoReflect.Descriptor instead.
+func (*GuestSnapshot) Descriptor() ([]byte, []int) {
+	return file_felhom_plugin_v1_observer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GuestSnapshot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GuestSnapshot) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *GuestSnapshot) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+type GuestBackup struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Volume    string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Size      int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Time      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	Protected bool                   `protobuf:"varint,4,opt,name=protected,proto3" json:"protected,omitempty"`
+	// "ok", "failed", or empty if there was no verification.
+	Verified      string `protobuf:"bytes,5,opt,name=verified,proto3" json:"verified,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestBackup) Reset() {
+	*x = GuestBackup{}
+	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestBackup) ProtoMessage() {}
+
+func (x *GuestBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestBackup.ProtoReflect.Descriptor instead.
+func (*GuestBackup) Descriptor() ([]byte, []int) {
+	return file_felhom_plugin_v1_observer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GuestBackup) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *GuestBackup) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *GuestBackup) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *GuestBackup) GetProtected() bool {
+	if x != nil {
+		return x.Protected
+	}
+	return false
+}
+
+func (x *GuestBackup) GetVerified() string {
+	if x != nil {
+		return x.Verified
+	}
+	return ""
+}
+
 type Config struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Values        map[string]string      `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -534,7 +761,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[7]
+	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +773,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[7]
+	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +786,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_felhom_plugin_v1_observer_proto_rawDescGZIP(), []int{7}
+	return file_felhom_plugin_v1_observer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Config) GetValues() map[string]string {
@@ -587,7 +814,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[8]
+	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +826,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[8]
+	mi := &file_felhom_plugin_v1_observer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +839,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_felhom_plugin_v1_observer_proto_rawDescGZIP(), []int{8}
+	return file_felhom_plugin_v1_observer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Task) GetUpid() string {
@@ -700,11 +927,12 @@ const file_felhom_plugin_v1_observer_proto_rawDesc = "" +
 	"\x04lock\x18\x04 \x01(\tR\x04lock\x12\x1a\n" +
 	"\btemplate\x18\x05 \x01(\bR\btemplate\x12\x12\n" +
 	"\x04tags\x18\x06 \x01(\tR\x04tags\x121\n" +
-	"\x06uptime\x18\a \x01(\v2\x19.google.protobuf.DurationR\x06uptime\"_\n" +
+	"\x06uptime\x18\a \x01(\v2\x19.google.protobuf.DurationR\x06uptime\"}\n" +
 	"\fGuestRequest\x12\x12\n" +
 	"\x04vmid\x18\x01 \x01(\rR\x04vmid\x12;\n" +
 	"\vtasks_since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"tasksSince\"\x84\x04\n" +
+	"tasksSince\x12\x1c\n" +
+	"\tinventory\x18\x03 \x01(\bR\tinventory\"\xbf\x04\n" +
 	"\vObservation\x12\x1a\n" +
 	"\bpresence\x18\x01 \x01(\tR\bpresence\x122\n" +
 	"\x05state\x18\x02 \x01(\v2\x1c.felhom.plugin.v1.GuestStateR\x05state\x120\n" +
@@ -720,10 +948,26 @@ const file_felhom_plugin_v1_observer_proto_rawDesc = "" +
 	"protection\x12,\n" +
 	"\x05tasks\x18\n" +
 	" \x03(\v2\x16.felhom.plugin.v1.TaskR\x05tasks\x12.\n" +
-	"\x04time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x1a:\n" +
+	"\x04time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x129\n" +
+	"\tinventory\x18\f \x01(\v2\x1b.felhom.plugin.v1.InventoryR\tinventory\x1a:\n" +
 	"\fPendingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x01\n" +
+	"\tInventory\x12=\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x1f.felhom.plugin.v1.GuestSnapshotR\tsnapshots\x127\n" +
+	"\abackups\x18\x02 \x03(\v2\x1d.felhom.plugin.v1.GuestBackupR\abackups\x12\x12\n" +
+	"\x04jobs\x18\x03 \x03(\tR\x04jobs\x12\x18\n" +
+	"\amissing\x18\x04 \x03(\tR\amissing\"k\n" +
+	"\rGuestSnapshot\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06parent\x18\x03 \x01(\tR\x06parent\"\xa3\x01\n" +
+	"\vGuestBackup\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1c\n" +
+	"\tprotected\x18\x04 \x01(\bR\tprotected\x12\x1a\n" +
+	"\bverified\x18\x05 \x01(\tR\bverified\"\x81\x01\n" +
 	"\x06Config\x12<\n" +
 	"\x06values\x18\x01 \x03(\v2$.felhom.plugin.v1.Config.ValuesEntryR\x06values\x1a9\n" +
 	"\vValuesEntry\x12\x10\n" +
@@ -756,7 +1000,7 @@ func file_felhom_plugin_v1_observer_proto_rawDescGZIP() []byte {
 	return file_felhom_plugin_v1_observer_proto_rawDescData
 }
 
-var file_felhom_plugin_v1_observer_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_felhom_plugin_v1_observer_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_felhom_plugin_v1_observer_proto_goTypes = []any{
 	(*ObserverWatchRequest)(nil),  // 0: felhom.plugin.v1.ObserverWatchRequest
 	(*ListRequest)(nil),           // 1: felhom.plugin.v1.ListRequest
@@ -765,43 +1009,51 @@ var file_felhom_plugin_v1_observer_proto_goTypes = []any{
 	(*GuestState)(nil),            // 4: felhom.plugin.v1.GuestState
 	(*GuestRequest)(nil),          // 5: felhom.plugin.v1.GuestRequest
 	(*Observation)(nil),           // 6: felhom.plugin.v1.Observation
-	(*Config)(nil),                // 7: felhom.plugin.v1.Config
-	(*Task)(nil),                  // 8: felhom.plugin.v1.Task
-	nil,                           // 9: felhom.plugin.v1.Observation.PendingEntry
-	nil,                           // 10: felhom.plugin.v1.Config.ValuesEntry
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*GuestID)(nil),               // 12: felhom.plugin.v1.GuestID
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
-	(*DescribeRequest)(nil),       // 14: felhom.plugin.v1.DescribeRequest
-	(*DescribeResponse)(nil),      // 15: felhom.plugin.v1.DescribeResponse
+	(*Inventory)(nil),             // 7: felhom.plugin.v1.Inventory
+	(*GuestSnapshot)(nil),         // 8: felhom.plugin.v1.GuestSnapshot
+	(*GuestBackup)(nil),           // 9: felhom.plugin.v1.GuestBackup
+	(*Config)(nil),                // 10: felhom.plugin.v1.Config
+	(*Task)(nil),                  // 11: felhom.plugin.v1.Task
+	nil,                           // 12: felhom.plugin.v1.Observation.PendingEntry
+	nil,                           // 13: felhom.plugin.v1.Config.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*GuestID)(nil),               // 15: felhom.plugin.v1.GuestID
+	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(*DescribeRequest)(nil),       // 17: felhom.plugin.v1.DescribeRequest
+	(*DescribeResponse)(nil),      // 18: felhom.plugin.v1.DescribeResponse
 }
 var file_felhom_plugin_v1_observer_proto_depIdxs = []int32{
 	4,  // 0: felhom.plugin.v1.NodeState.guests:type_name -> felhom.plugin.v1.GuestState
-	11, // 1: felhom.plugin.v1.NodeState.time:type_name -> google.protobuf.Timestamp
-	12, // 2: felhom.plugin.v1.GuestState.id:type_name -> felhom.plugin.v1.GuestID
-	13, // 3: felhom.plugin.v1.GuestState.uptime:type_name -> google.protobuf.Duration
-	11, // 4: felhom.plugin.v1.GuestRequest.tasks_since:type_name -> google.protobuf.Timestamp
+	14, // 1: felhom.plugin.v1.NodeState.time:type_name -> google.protobuf.Timestamp
+	15, // 2: felhom.plugin.v1.GuestState.id:type_name -> felhom.plugin.v1.GuestID
+	16, // 3: felhom.plugin.v1.GuestState.uptime:type_name -> google.protobuf.Duration
+	14, // 4: felhom.plugin.v1.GuestRequest.tasks_since:type_name -> google.protobuf.Timestamp
 	4,  // 5: felhom.plugin.v1.Observation.state:type_name -> felhom.plugin.v1.GuestState
-	7,  // 6: felhom.plugin.v1.Observation.config:type_name -> felhom.plugin.v1.Config
-	9,  // 7: felhom.plugin.v1.Observation.pending:type_name -> felhom.plugin.v1.Observation.PendingEntry
-	8,  // 8: felhom.plugin.v1.Observation.tasks:type_name -> felhom.plugin.v1.Task
-	11, // 9: felhom.plugin.v1.Observation.time:type_name -> google.protobuf.Timestamp
-	10, // 10: felhom.plugin.v1.Config.values:type_name -> felhom.plugin.v1.Config.ValuesEntry
-	11, // 11: felhom.plugin.v1.Task.started:type_name -> google.protobuf.Timestamp
-	11, // 12: felhom.plugin.v1.Task.ended:type_name -> google.protobuf.Timestamp
-	14, // 13: felhom.plugin.v1.Observer.Describe:input_type -> felhom.plugin.v1.DescribeRequest
-	0,  // 14: felhom.plugin.v1.Observer.Watch:input_type -> felhom.plugin.v1.ObserverWatchRequest
-	1,  // 15: felhom.plugin.v1.Observer.List:input_type -> felhom.plugin.v1.ListRequest
-	5,  // 16: felhom.plugin.v1.Observer.Guest:input_type -> felhom.plugin.v1.GuestRequest
-	15, // 17: felhom.plugin.v1.Observer.Describe:output_type -> felhom.plugin.v1.DescribeResponse
-	2,  // 18: felhom.plugin.v1.Observer.Watch:output_type -> felhom.plugin.v1.Hint
-	3,  // 19: felhom.plugin.v1.Observer.List:output_type -> felhom.plugin.v1.NodeState
-	6,  // 20: felhom.plugin.v1.Observer.Guest:output_type -> felhom.plugin.v1.Observation
-	17, // [17:21] is the sub-list for method output_type
-	13, // [13:17] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	10, // 6: felhom.plugin.v1.Observation.config:type_name -> felhom.plugin.v1.Config
+	12, // 7: felhom.plugin.v1.Observation.pending:type_name -> felhom.plugin.v1.Observation.PendingEntry
+	11, // 8: felhom.plugin.v1.Observation.tasks:type_name -> felhom.plugin.v1.Task
+	14, // 9: felhom.plugin.v1.Observation.time:type_name -> google.protobuf.Timestamp
+	7,  // 10: felhom.plugin.v1.Observation.inventory:type_name -> felhom.plugin.v1.Inventory
+	8,  // 11: felhom.plugin.v1.Inventory.snapshots:type_name -> felhom.plugin.v1.GuestSnapshot
+	9,  // 12: felhom.plugin.v1.Inventory.backups:type_name -> felhom.plugin.v1.GuestBackup
+	14, // 13: felhom.plugin.v1.GuestSnapshot.time:type_name -> google.protobuf.Timestamp
+	14, // 14: felhom.plugin.v1.GuestBackup.time:type_name -> google.protobuf.Timestamp
+	13, // 15: felhom.plugin.v1.Config.values:type_name -> felhom.plugin.v1.Config.ValuesEntry
+	14, // 16: felhom.plugin.v1.Task.started:type_name -> google.protobuf.Timestamp
+	14, // 17: felhom.plugin.v1.Task.ended:type_name -> google.protobuf.Timestamp
+	17, // 18: felhom.plugin.v1.Observer.Describe:input_type -> felhom.plugin.v1.DescribeRequest
+	0,  // 19: felhom.plugin.v1.Observer.Watch:input_type -> felhom.plugin.v1.ObserverWatchRequest
+	1,  // 20: felhom.plugin.v1.Observer.List:input_type -> felhom.plugin.v1.ListRequest
+	5,  // 21: felhom.plugin.v1.Observer.Guest:input_type -> felhom.plugin.v1.GuestRequest
+	18, // 22: felhom.plugin.v1.Observer.Describe:output_type -> felhom.plugin.v1.DescribeResponse
+	2,  // 23: felhom.plugin.v1.Observer.Watch:output_type -> felhom.plugin.v1.Hint
+	3,  // 24: felhom.plugin.v1.Observer.List:output_type -> felhom.plugin.v1.NodeState
+	6,  // 25: felhom.plugin.v1.Observer.Guest:output_type -> felhom.plugin.v1.Observation
+	22, // [22:26] is the sub-list for method output_type
+	18, // [18:22] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_felhom_plugin_v1_observer_proto_init() }
@@ -816,7 +1068,7 @@ func file_felhom_plugin_v1_observer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_felhom_plugin_v1_observer_proto_rawDesc), len(file_felhom_plugin_v1_observer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

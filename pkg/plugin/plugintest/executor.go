@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +52,7 @@ func ExecutorChecks() []Check[ExecutorCase] {
 		{"probe done", "a probe of an action that was carried out never says not-sent", executorProbesDone},
 		{"probe unsent", "a probe of an action that never was sent does not say that it happened, and does not do it", executorProbesUnsent},
 		{"unsupported", "an action kind that is not served is ErrUnsupported", executorUnsupported},
+		{"foreign params", "a parameter or config key that the kind does not have is ErrInvalid, and nothing is done", executorForeignParams},
 		{"cancelled", "a call whose context has ended returns", executorCancelled},
 		{"emit fails", "a call whose emit fails returns, and the action is not carried out twice", executorEmitFails},
 		{"parallel", "actions with different op ids may run at the same time", executorParallel},
@@ -96,7 +98,7 @@ func executorDescribes(ctx context.Context, c ExecutorCase) error {
 	if err := checkInfo(info); err != nil {
 		return err
 	}
-	core := []plugin.ActionKind{plugin.Start, plugin.Shutdown, plugin.Stop, plugin.Reboot, plugin.SetConfig}
+	core := plugin.CoreActions()
 	for _, k := range info.Actions {
 		if !slices.Contains(core, k) && !strings.Contains(string(k), ".") {
 			return fmt.Errorf("action kind %q is not one of the core's and has no vendor's prefix", k)
@@ -206,6 +208,24 @@ func executorUnsupported(ctx context.Context, c ExecutorCase) error {
 	case err == nil:
 		return errors.New("got no error")
 	case !errors.Is(err, plugin.ErrUnsupported):
+		return fmt.Errorf("got error: %w", err)
+	}
+	return c.effects(a.OpID, 0)
+}
+
+// executorForeignParams: what a newer host asks for and an executor does not
+// know of must not be done halfway.
+func executorForeignParams(ctx context.Context, c ExecutorCase) error {
+	a := c.Action()
+	a.Params = maps.Clone(a.Params)
+	if a.Params == nil {
+		a.Params = map[string]string{}
+	}
+	a.Params["plugintest-no-such-param"] = "1"
+	switch _, err := c.apply(ctx, a, ""); {
+	case err == nil:
+		return errors.New("got no error")
+	case !errors.Is(err, plugin.ErrInvalid):
 		return fmt.Errorf("got error: %w", err)
 	}
 	return c.effects(a.OpID, 0)

@@ -47,6 +47,11 @@ type Guest struct {
 	Presence   plugin.Presence // "" means Here
 	ConfigErr  string          // the config cannot be read, and why
 	Protection bool
+	// What an inventory tells.
+	Snapshots []plugin.SnapshotInfo
+	Backups   []plugin.BackupInfo
+	Jobs      []string
+	Missing   []string
 }
 
 // Call is one call of a World's executor.
@@ -252,6 +257,8 @@ func (w *World) newTaskLocked(kind string, v guest.VMID) *task {
 
 func cloneGuest(g Guest) Guest {
 	g.Config, g.Pending = maps.Clone(g.Config), maps.Clone(g.Pending)
+	g.Snapshots, g.Backups = slices.Clone(g.Snapshots), slices.Clone(g.Backups)
+	g.Jobs, g.Missing = slices.Clone(g.Jobs), slices.Clone(g.Missing)
 	return g
 }
 

@@ -6,7 +6,7 @@ package plugintest
 import (
 	"context"
 	"fmt"
-	"maps"
+	"strings"
 	"time"
 
 	"github.com/felhom/felhom-agent/pkg/guest"
@@ -21,7 +21,7 @@ type worldExecutor struct{ w *World }
 func (worldExecutor) Describe(context.Context) (plugin.Info, error) {
 	return plugin.Info{
 		Name: "fake", Version: "1",
-		Actions: []plugin.ActionKind{plugin.Start, plugin.Shutdown, plugin.Stop, plugin.Reboot, plugin.SetConfig},
+		Actions: plugin.CoreActions(),
 	}, nil
 }
 
@@ -136,14 +136,14 @@ func (w *World) accept(a plugin.Action, at *attempt, b Behaviour) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	g := w.guests[a.Guest.VMID]
-	if g == nil {
+	if g == nil && a.Kind != plugin.Provision {
 		return fmt.Errorf("%w: configuration file '%s' does not exist", plugin.ErrInvalid, a.Guest)
 	}
 	change, err := effectOf(a)
 	if err != nil {
 		return err
 	}
-	if a.Digest != "" && a.Digest != digest(g.Config) {
+	if g != nil && a.Digest != "" && a.Digest != digest(g.Config) {
 		w.finishLocked(at, plugin.Outcome{Status: plugin.Retry, Reason: "digest", Message: "detected modified configuration"})
 		return nil
 	}
@@ -165,21 +165,26 @@ func (w *World) accept(a plugin.Action, at *attempt, b Behaviour) error {
 	return nil
 }
 
-// performLocked changes the guest, unless the behaviour says otherwise.
-func (w *World) performLocked(a plugin.Action, at *attempt, b Behaviour, change func(*Guest)) plugin.Outcome {
+// performLocked changes the world, unless the behaviour says otherwise.
+func (w *World) performLocked(a plugin.Action, at *attempt, b Behaviour, change effect) plugin.Outcome {
 	if b.Fail != "" {
 		return plugin.Outcome{Status: plugin.Failed, Message: b.Fail}
 	}
 	at.effects++
 	g := w.guests[a.Guest.VMID]
-	if g == nil { // removed while the task ran
+	if g == nil && a.Kind != plugin.Provision { // removed while the task ran
 		return plugin.Outcome{Status: plugin.Failed, Message: "no such guest"}
 	}
-	if !b.NoEffect {
-		change(g)
-		w.hintLocked(a.Guest.VMID)
+	if b.NoEffect {
+		return plugin.Outcome{Status: plugin.Done, Message: "OK"}
 	}
-	return plugin.Outcome{Status: plugin.Done, Message: "OK"}
+	params, err := change(w, g)
+	if err != nil {
+		at.effects--
+		return plugin.Outcome{Status: plugin.Refused, Message: err.Error()}
+	}
+	w.hintLocked(a.Guest.VMID)
+	return plugin.Outcome{Status: plugin.Done, Message: "OK", Params: params}
 }
 
 func (w *World) finishLocked(at *attempt, out plugin.Outcome) {
@@ -241,38 +246,21 @@ func wait(ctx context.Context, at *attempt) (plugin.Outcome, error) {
 	}
 }
 
-// effectOf is what an action does to a guest.
-func effectOf(a plugin.Action) (func(*Guest), error) {
-	switch a.Kind {
-	case plugin.Start, plugin.Reboot:
-		return func(g *Guest) { g.Run = guest.Running }, nil
-	case plugin.Shutdown, plugin.Stop:
-		return func(g *Guest) { g.Run = guest.Stopped }, nil
-	case plugin.SetConfig:
-		if len(a.Set)+len(a.Delete) == 0 {
-			return nil, fmt.Errorf("%w: set_config without keys", plugin.ErrInvalid)
-		}
-		return func(g *Guest) {
-			if g.Config == nil {
-				g.Config = guest.Config{}
-			}
-			maps.Copy(g.Config, a.Set)
-			for _, k := range a.Delete {
-				delete(g.Config, k)
-			}
-		}, nil
-	}
-	return nil, fmt.Errorf("%w: %q", plugin.ErrUnsupported, a.Kind)
-}
-
 // taskType is PVE's name for the task.
 func taskType(a plugin.Action) string {
 	prefix := "vz"
 	if a.Guest.Kind == guest.QEMU {
 		prefix = "qm"
 	}
-	if a.Kind == plugin.SetConfig {
-		return prefix + "config"
+	if t, ok := taskTypes[a.Kind]; ok {
+		return strings.ReplaceAll(t, "*", prefix)
 	}
 	return prefix + string(a.Kind)
+}
+
+// taskTypes are the types that are not named like the kind; "*" is the
+// prefix of the guest's kind.
+var taskTypes = map[plugin.ActionKind]string{
+	plugin.SetConfig: "*config", plugin.Provision: "*create", plugin.GrowDisk: "resize", plugin.Backup: "vzdump",
+	plugin.DeleteSnapshot: "*delsnapshot", plugin.DeleteBackup: "imgdel", plugin.DeleteVolume: "imgdel",
 }

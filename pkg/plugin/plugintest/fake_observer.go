@@ -87,6 +87,10 @@ func (o worldObserver) Guest(ctx context.Context, q plugin.GuestQuery) (plugin.O
 		return obs, nil
 	}
 	obs.Presence, obs.State, obs.HA, obs.Protection = plugin.Here, stateOf(g), g.HA, g.Protection
+	if q.Inventory {
+		c := cloneGuest(*g)
+		obs.Inventory = &plugin.Inventory{Snapshots: c.Snapshots, Backups: c.Backups, Jobs: c.Jobs, Missing: c.Missing}
+	}
 	if g.ConfigErr != "" {
 		obs.ConfigError = g.ConfigErr
 		return obs, nil

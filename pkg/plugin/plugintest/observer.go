@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/felhom/felhom-agent/pkg/guest"
@@ -37,6 +38,7 @@ func ObserverChecks() []Check[ObserverCase] {
 		{"describe", "an observer names itself and its version", observerDescribes},
 		{"list", "the list names the node, its clock, and each guest once", observerLists},
 		{"guest", "a guest in the list is here; its config comes with a digest, or else with the reason why not", observerTellsGuests},
+		{"inventory", "an inventory comes when it is asked for, and only then; snapshots oldest first, backups newest first", observerInventory},
 		{"missing guest", "a guest that is not there is a presence, not an error", observerMissing},
 		{"watch ends", "a watch ends with its context", observerWatchEnds},
 		{"watch hints", "a change gives a hint, and a watch ends when its emit fails", observerHints},
@@ -90,6 +92,33 @@ func observerTellsGuests(ctx context.Context, c ObserverCase) error {
 		}
 	}
 	return nil
+}
+
+func observerInventory(ctx context.Context, c ObserverCase) error {
+	n, err := c.Observer.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range n.Guests {
+		for _, asked := range []bool{false, true} {
+			o, err := c.Observer.Guest(ctx, plugin.GuestQuery{VMID: g.ID.VMID, Inventory: asked})
+			if err != nil {
+				return fmt.Errorf("%s: %w", g.ID, err)
+			}
+			if asked != (o.Inventory != nil) {
+				return fmt.Errorf("%s: inventory asked for: %v, told: %v", g.ID, asked, o.Inventory != nil)
+			}
+			if asked && !ordered(o.Inventory) {
+				return fmt.Errorf("%s: the inventory is out of order: %+v", g.ID, *o.Inventory)
+			}
+		}
+	}
+	return nil
+}
+
+func ordered(v *plugin.Inventory) bool {
+	return slices.IsSortedFunc(v.Snapshots, func(a, b plugin.SnapshotInfo) int { return a.Time.Compare(b.Time) }) &&
+		slices.IsSortedFunc(v.Backups, func(a, b plugin.BackupInfo) int { return b.Time.Compare(a.Time) })
 }
 
 func observerMissing(ctx context.Context, c ObserverCase) error {
