@@ -38,6 +38,7 @@ type Config struct {
 	Limits    Limits
 	Plugins   Plugins
 	PVE       PVE
+	Gate      Gate
 	Providers []Provider
 
 	// Notes are what the operator should be told, one line each: that there is
@@ -113,18 +114,35 @@ type PVE struct {
 	Poll time.Duration
 }
 
+// Gate is the table [gate]: who may sign, in OpenSSH's formats.
+type Gate struct {
+	AllowedSigners string // empty = nobody may sign
+	RevokedKeys    string // empty = none is revoked; a file that is named must exist
+}
+
 // Provider is one table [[provider]].
 type Provider struct {
 	Name   string // unique
-	Plugin string // "dir" or the name of a vendor's plugin
-	// RequireSignature takes only a set with a signed index.
+	Plugin string // "dir", "hub", "nats" or the name of a vendor's plugin
+	// RequireSignature takes only a set with an index that Issuer has signed,
+	// and as many people in all as Threshold says.
 	RequireSignature bool
+	Issuer           string
+	Threshold        int
 	// MaxAge is how long a revision holds after it was received; 0 = until its
 	// own not-after.
 	MaxAge time.Duration
 	// Config is handed to the plugin: a JSON object, nil if there is none. It
 	// may hold secrets.
 	Config json.RawMessage
+	// Secrets are handed to the plugin apart from Config, by their names.
+	Secrets map[string]Secret
+}
+
+// Secret is where a secret is read from: exactly one of the fields.
+type Secret struct {
+	File       string // absolute; nobody but its owner and group may read it
+	Credential string // the name of a systemd credential of the agent's unit
 }
 
 // Default is the configuration without a file.
@@ -144,7 +162,8 @@ func Default() Config {
 		Plugins: Plugins{
 			Dir: "/etc/felhom-agent/plugins.d", FirstParty: "/usr/libexec/felhom-agent/plugins", TrustedUIDs: []int{0},
 		},
-		PVE: PVE{ServerName: "localhost", Poll: 2 * time.Second},
+		PVE:  PVE{ServerName: "localhost", Poll: 2 * time.Second},
+		Gate: Gate{AllowedSigners: "/etc/felhom-agent/allowed_signers", RevokedKeys: "/etc/felhom-agent/revoked_keys"},
 	}
 }
 

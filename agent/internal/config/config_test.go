@@ -82,6 +82,9 @@ pins = ["sha256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", "E3:B0:C4:42:98:F
 server_name = "pve1.example.org"
 vmlist = "/etc/pve/.vmlist"
 poll = "100ms"
+[gate]
+allowed_signers = "/a"
+revoked_keys = ""
 [[provider]]
 name = "local"
 plugin = "dir"
@@ -89,6 +92,9 @@ plugin = "dir"
 name = "hub"
 plugin = "hub"
 require_signature = true
+issuer = "hub@example.org"
+threshold = 2
+secrets = { token = { file = "/t" }, key = { credential = "hub-key" } }
 max_age = "72h"
 [provider.config]
 url = "https://hub.example.org"
@@ -115,11 +121,13 @@ nested = { b = [1, 2.5, "x"], a = true }
 			},
 			ServerName: "pve1.example.org", VMList: "/etc/pve/.vmlist", Poll: 100 * time.Millisecond,
 		},
+		Gate: Gate{AllowedSigners: "/a"},
 		Providers: []Provider{
-			{Name: "local", Plugin: "dir"},
+			{Name: "local", Plugin: "dir", Threshold: 1},
 			{
-				Name: "hub", Plugin: "hub", RequireSignature: true, MaxAge: 72 * time.Hour,
-				Config: []byte(`{"nested":{"a":true,"b":[1,2.5,"x"]},"retries":3,"url":"https://hub.example.org"}`),
+				Name: "hub", Plugin: "hub", RequireSignature: true, Issuer: "hub@example.org", Threshold: 2, MaxAge: 72 * time.Hour,
+				Secrets: map[string]Secret{"token": {File: "/t"}, "key": {Credential: "hub-key"}},
+				Config:  []byte(`{"nested":{"a":true,"b":[1,2.5,"x"]},"retries":3,"url":"https://hub.example.org"}`),
 			},
 		},
 		Notes: []string{"agent.toml:32: plugins.trusted_uids lets users other than root replace plugins; this is for development only"},

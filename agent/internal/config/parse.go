@@ -134,7 +134,7 @@ func (r *reader) top(top table, data []byte) {
 			r.providers(top, data)
 		default:
 			r.problem(top.line(name), keyPath(name), "no such table",
-				"[agent], [hook], [control], [limits], [plugins], [pve] or [[provider]]")
+				"[agent], [hook], [control], [limits], [plugins], [pve], [gate] or [[provider]]")
 		}
 	}
 }
@@ -226,7 +226,7 @@ func firstLines(data []byte, n int) []byte {
 }
 
 func (r *reader) provider(t table, start int, seen map[string]bool) {
-	var p Provider
+	p := Provider{Threshold: 1}
 	read(r, t, "provider", providerSettings(), &p)
 	for _, s := range providerSettings()[:2] {
 		if _, ok := t.keys[s.key]; !ok {
@@ -237,6 +237,10 @@ func (r *reader) provider(t table, start int, seen map[string]bool) {
 		r.problem(t.line("name"), "provider.name", quote(p.Name)+" is given twice", "a name of its own")
 	}
 	seen[p.Name] = true
+	if p.RequireSignature && p.Issuer == "" {
+		r.problem(t.line("require_signature"), "provider.issuer", "not set, but require_signature is",
+			"the principal of allowed_signers whose sets are taken")
+	}
 	r.config.Providers = append(r.config.Providers, p)
 }
 

@@ -34,7 +34,7 @@ const (
 // settings is every key outside [[provider]], in the order of the
 // documentation. A key that is not marked takes effect on reload.
 func settings() []setting[Config] {
-	return slices.Concat(agentSettings(), hookSettings(), limitSettings(), pluginSettings(), pveSettings())
+	return slices.Concat(agentSettings(), hookSettings(), limitSettings(), pluginSettings(), pveSettings(), gateSettings())
 }
 
 func agentSettings() []setting[Config] {
@@ -102,18 +102,35 @@ func pveSettings() []setting[Config] {
 	}
 }
 
+func gateSettings() []setting[Config] {
+	return []setting[Config]{
+		optionalPath("gate.allowed_signers", func(c *Config) *string { return &c.Gate.AllowedSigners }),
+		optionalPath("gate.revoked_keys", func(c *Config) *string { return &c.Gate.RevokedKeys }),
+	}
+}
+
+// maxThreshold is how many signatures the gate counts at most.
+const maxThreshold = 16
+
 // providerSettings is every key of a [[provider]].
 func providerSettings() []setting[Provider] {
 	isName := regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`).MatchString
 	const name = "1 to 32 of a-z 0-9 -, beginning with a letter or digit"
 	return []setting[Provider]{
 		text("name", name, true, func(p *Provider) *string { return &p.Name }, isName),
-		text("plugin", "\"dir\" or a vendor's plugin, "+name, true, func(p *Provider) *string { return &p.Plugin }, isName),
+		text("plugin", "\"dir\", \"hub\", \"nats\" or a vendor's plugin, "+name, true, func(p *Provider) *string { return &p.Plugin }, isName),
 		boolean("require_signature", func(p *Provider) *bool { return &p.RequireSignature }),
+		text("issuer", "a principal of allowed_signers: letters, digits and ._:@/+-", true,
+			func(p *Provider) *string { return &p.Issuer }, regexp.MustCompile(`^[A-Za-z0-9._:@/+-]{1,200}$`).MatchString),
+		number("threshold", 1, maxThreshold, func(p *Provider) *int { return &p.Threshold }),
 		duration("max_age", 0, maxDuration, func(p *Provider) *time.Duration { return &p.MaxAge }),
 		{
 			key: "config", want: "a table of strings, numbers, true and false, lists and tables",
 			set: setPluginConfig,
+		},
+		{
+			key: "secrets", want: "a table of NAME = { file = \"/...\" } or { credential = \"...\" }",
+			set: setSecrets,
 		},
 	}
 }
@@ -134,6 +151,35 @@ func setPluginConfig(p *Provider, v any) (wrong string) {
 	}
 	p.Config = b
 	return ""
+}
+
+// setSecrets reads where secrets are. What is wrong is told without a value: it
+// may be the secret itself.
+func setSecrets(p *Provider, v any) (wrong string) {
+	table, ok := v.(map[string]any)
+	if !ok {
+		return isKind(v)
+	}
+	all := map[string]Secret{}
+	for _, name := range slices.Sorted(maps.Keys(table)) {
+		entry, ok := table[name].(map[string]any)
+		if !ok {
+			return keyPath(name) + " " + isKind(table[name])
+		}
+		file, _ := entry["file"].(string)
+		credential, _ := entry["credential"].(string)
+		all[name] = Secret{File: file, Credential: credential}
+		if len(entry) != 1 || !all[name].valid() {
+			return keyPath(name) + " has neither the path of a file alone nor the name of a credential alone"
+		}
+	}
+	p.Secrets = all
+	return ""
+}
+
+func (s Secret) valid() bool {
+	isCredential := s.Credential != "" && printable(s.Credential) && !strings.Contains(s.Credential, "/")
+	return isCredential != (s.File != "" && isPath(s.File, maxPath))
 }
 
 // hasJSON reports whether v means the same as JSON, and where it does not.
