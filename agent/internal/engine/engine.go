@@ -112,6 +112,7 @@ type Engine struct {
 	forms *guest.Table
 
 	resync  chan struct{} // a full resync is wanted
+	awake   awake         // the resync loop's own sign of life
 	sending *sending
 
 	// mu guards what follows.
@@ -255,9 +256,11 @@ func (e *Engine) lookAll(ids []guest.VMID, reason string) {
 // when asked to, and every Settings.Resync.
 func (e *Engine) resyncLoop(ctx context.Context) error {
 	for {
+		e.awake.begin()
 		if err := e.observeNode(ctx); err == nil {
 			e.lookAll(e.managed(), "resync")
 		}
+		e.awake.end()
 		timer := time.NewTimer(e.resyncDelay())
 		select {
 		case <-ctx.Done():

@@ -132,6 +132,8 @@ type Queue[K comparable] struct {
 	// idle is closed when the queue is closed and nothing is at work.
 	idle  chan struct{}
 	stats counters
+	// pulses are those who wait for Run's next turn.
+	pulses []chan struct{}
 }
 
 // New makes a queue. It panics without a handler.

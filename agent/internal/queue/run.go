@@ -50,6 +50,7 @@ func (q *Queue[K]) Run(ctx context.Context) error {
 func (q *Queue[K]) dispatch() (starts []*lane[K], wait time.Duration, over bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.beatLocked()
 	now := time.Now()
 	for len(q.alarm) > 0 && !q.alarm[0].alarmAt.After(now) {
 		l := q.alarm[0]
