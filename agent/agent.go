@@ -14,8 +14,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +31,7 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/oplog"
 	"github.com/felhom/felhom-agent/agent/internal/pluginhost"
+	"github.com/felhom/felhom-agent/agent/internal/sdnotify"
 )
 
 // Options are what the daemon needs besides its configuration file.
@@ -40,8 +44,10 @@ type Options struct {
 	Logger     *slog.Logger
 	// Level follows the configuration's log_level.
 	Level *slog.LevelVar
-	// Notify tells the service manager; nil tells nobody.
-	Notify func(state string)
+	// Notify hands a message of sd_notify(3) to the service manager; nil tells
+	// nobody. Watchdog is within which time it wants signs of life, 0 = none.
+	Notify   func(state string)
+	Watchdog time.Duration
 	// Crash is called at the engine's named points; nil outside of tests.
 	Crash func(point string)
 }
@@ -57,6 +63,7 @@ type Agent struct {
 	eng     *engine.Engine
 	audit   *oplog.Log
 	socks   sockets
+	notify  *sdnotify.Notifier
 	down    teardown
 
 	mu  sync.Mutex // guards cfg
@@ -67,9 +74,7 @@ type Agent struct {
 // nothing stays acquired.
 func New(ctx context.Context, opt Options) (_ *Agent, err error) {
 	a := &Agent{opt: opt, log: opt.Logger, started: time.Now(), cfg: opt.Config, led: ledger.New()}
-	if a.opt.Notify == nil {
-		a.opt.Notify = func(string) {}
-	}
+	a.notify = &sdnotify.Notifier{Send: opt.Notify, Watchdog: opt.Watchdog, Log: opt.Logger}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.down.run())
@@ -177,7 +182,6 @@ func (a *Agent) Run(ctx context.Context) error {
 		return errors.Join(err, a.down.run())
 	}
 	err := a.serve(ctx)
-	a.opt.Notify("STOPPING=1")
 	a.log.Info("stopped", "err", err)
 	mark := a.mark(context.WithoutCancel(ctx), ledger.Stopped)
 	return errors.Join(err, mark, a.down.run())
@@ -191,23 +195,62 @@ func (a *Agent) serve(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	hostDone := make(chan error, 1)
 	go func() { hostDone <- a.host.Run(plugins) }()
-	g.Go(func() error { return a.eng.Run(gctx) })
+	g.Go(func() error { return a.runEngine(gctx) })
 	g.Go(func() error { return a.serveHooks(gctx) })
 	g.Go(func() error { return a.serveControl(gctx) })
 	if a.audit != nil {
 		head := a.jrn.Head().Seq
 		g.Go(func() error { a.audit.Run(gctx, a.led, head); return nil })
 	}
-	a.opt.Notify("READY=1\nSTATUS=" + a.statusLine())
+	a.notify.Ready(a.statusLine())
 	a.log.Info("ready", "mode", a.cfg.Agent.Mode, "version", a.opt.Version)
 	err := g.Wait()
 	stopPlugins()
 	return errors.Join(err, <-hostDone)
 }
 
+// runEngine runs the engine and, for as long, feeds the service manager's
+// watchdog: an engine that finishes its lanes is alive as well.
+func (a *Agent) runEngine(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { a.notify.Stopping("finishing what is under way") })
+	defer stop()
+	beating, still := context.WithCancel(context.WithoutCancel(ctx))
+	var beat sync.WaitGroup
+	beat.Go(func() { a.notify.Run(beating, a.eng.Pulse, func() string { return a.statusNow(ctx) }) })
+	err := a.eng.Run(ctx)
+	still()
+	beat.Wait()
+	return err
+}
+
+// statusNow is the line of state for `systemctl status`.
+func (a *Agent) statusNow(ctx context.Context) string {
+	if ctx.Err() != nil {
+		return "finishing what is under way"
+	}
+	return a.statusLine()
+}
+
 func (a *Agent) statusLine() string {
 	st := a.eng.Status()
-	return fmt.Sprintf("mode %s, %d guests managed", st.Mode, len(st.Guests))
+	states := map[string]int{}
+	for _, g := range st.Guests {
+		states[g.State]++
+	}
+	line := fmt.Sprintf("mode %s, %d guests managed", st.Mode, len(st.Guests))
+	sep := ": "
+	for _, s := range slices.Sorted(maps.Keys(states)) {
+		line += fmt.Sprintf("%s%d %s", sep, states[s], s)
+		sep = ", "
+	}
+	for _, trouble := range []struct{ what, why string }{
+		{"node", st.NodeErr}, {"journal", st.Journal}, {"", st.Breaker}, {"", st.Twin},
+	} {
+		if trouble.why != "" {
+			line += "; " + strings.TrimPrefix(trouble.what+": "+trouble.why, ": ")
+		}
+	}
+	return line
 }
 
 // mark journals that the agent started or stopped.
@@ -242,6 +285,17 @@ func (a *Agent) config() config.Config {
 
 // Reload reads the configuration again. An invalid one changes nothing.
 func (a *Agent) Reload(context.Context) error {
+	a.notify.Reloading()
+	err := a.reload()
+	line := a.statusLine()
+	if err != nil {
+		line = "the last reload failed, see the log; " + line
+	}
+	a.notify.Ready(line)
+	return err
+}
+
+func (a *Agent) reload() error {
 	cfg, err := config.Load(a.opt.ConfigPath)
 	if err != nil {
 		return fmt.Errorf("the configuration is not taken, the old one stays: %w", err)
@@ -263,7 +317,6 @@ func (a *Agent) Reload(context.Context) error {
 	a.cfg = cfg
 	a.mu.Unlock()
 	a.log.Info("configuration read again", "mode", cfg.Agent.Mode)
-	a.opt.Notify("STATUS=" + a.statusLine())
 	return nil
 }
 

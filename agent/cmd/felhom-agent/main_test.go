@@ -226,7 +226,7 @@ func cmdWaitfor(ts *testscript.TestScript, neg bool, args []string) {
 	if args[0] == "!" {
 		neg, args = true, args[1:]
 	}
-	end := time.Now().Add(30 * time.Second)
+	end := time.Now().Add(2 * time.Minute) // an op cut off in mid-sending is settled after one
 	for {
 		err := ts.Exec(args[0], args[1:]...)
 		if (err != nil) == neg {

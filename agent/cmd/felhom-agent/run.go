@@ -12,11 +12,13 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/felhom/felhom-agent/agent"
 	"github.com/felhom/felhom-agent/agent/internal/config"
+	"github.com/felhom/felhom-agent/agent/internal/mainlog"
 )
 
 // version is set when the program is linked.
@@ -78,7 +80,7 @@ func cmdRun(ctx context.Context, e *env, args []string) (int, error) {
 	}
 	level := new(slog.LevelVar)
 	level.Set(cfg.Agent.LogLevel)
-	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: plainTime}))
+	log := slog.New(mainlog.New(e.stderr, level))
 	for _, n := range cfg.Notes {
 		log.Info(n)
 	}
@@ -91,7 +93,7 @@ func cmdRun(ctx context.Context, e *env, args []string) (int, error) {
 	defer signal.Stop(hup)
 	a, err := agent.New(ctx, agent.Options{
 		Config: cfg, ConfigPath: f.config, Version: versionString(), Host: host, Logger: log, Level: level,
-		Notify: func(s string) { _, _ = daemon.SdNotify(false, s) }, Crash: crashPoint(),
+		Notify: notifier(), Watchdog: watchdog(log), Crash: crashPoint(),
 	})
 	if err != nil {
 		return exitError, err
@@ -114,12 +116,21 @@ func runWithReload(ctx context.Context, a *agent.Agent, hup <-chan os.Signal, lo
 	}
 }
 
-// plainTime leaves the time out where systemd's journal adds its own.
-func plainTime(groups []string, at slog.Attr) slog.Attr {
-	if len(groups) == 0 && at.Key == slog.TimeKey && os.Getenv("JOURNAL_STREAM") != "" {
-		return slog.Attr{}
+// notifier is nil when no service manager listens.
+func notifier() func(string) {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return nil
 	}
-	return at
+	return func(s string) { _, _ = daemon.SdNotify(false, s) }
+}
+
+// watchdog is the time within which the service manager wants signs of life.
+func watchdog(log *slog.Logger) time.Duration {
+	d, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn("no watchdog", "err", err)
+	}
+	return d
 }
 
 func shortHostname() (string, error) {
