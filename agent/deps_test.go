@@ -38,6 +38,7 @@ var rules = []rule{
 	{"agent/internal/plan", []string{"agent/internal/journal", "agent/internal/queue", "agent/internal/engine", "os", "net", "time/tzdata"}, nil, "deciding is pure"},
 	{"agent/internal/queue", []string{"pkg/", "agent/"}, nil, "the queue knows nothing of guests"},
 	{"agent/internal/gate", []string{"agent/", "plugins/", "pkg/pve", "pkg/plugin", "pkg/hook", "os", "net", "time/tzdata"}, nil, "deciding whether a signature is a permission is pure, and knows nothing of who acts on it"},
+	{"agent/internal/identity", []string{"agent/", "plugins/", "pkg/pve", "pkg/hook", "os", "net", "time/tzdata", "github.com/", "golang.org/", "google.golang.org/"}, nil, "whether a guest is the one that was known is decided from evidence alone: pure, so that the same evidence gives the same verdict after a crash"},
 	{"agent/internal/journal", []string{"pkg/", "agent/internal/op", "agent/internal/ledger", "agent/internal/engine"}, nil, "the journal knows nothing of what its payloads mean"},
 	{"agent/internal/fsys", []string{"pkg/", "agent/"}, []string{"agent/internal/fsys/fault"}, "the one way to the disk stands at the bottom"},
 }
