@@ -27,11 +27,13 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/config"
 	"github.com/felhom/felhom-agent/agent/internal/engine"
 	"github.com/felhom/felhom-agent/agent/internal/fsys"
+	"github.com/felhom/felhom-agent/agent/internal/gate"
 	"github.com/felhom/felhom-agent/agent/internal/journal"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/oplog"
 	"github.com/felhom/felhom-agent/agent/internal/pluginhost"
 	"github.com/felhom/felhom-agent/agent/internal/sdnotify"
+	"github.com/felhom/felhom-agent/agent/internal/signers"
 )
 
 // Options are what the daemon needs besides its configuration file.
@@ -145,12 +147,20 @@ func (a *Agent) makeEngine(context.Context) error {
 		Node: a.cfg.Agent.Node, Host: a.opt.Host, Settings: settingsOf(a.cfg), Observer: lateObserver{a.host},
 		Executors: a.host, Journal: a.jrn, Ledger: a.led, Logger: a.log, QueueSize: a.cfg.Limits.Queue, Drain: a.cfg.Agent.Drain,
 		Cache: fileCache{fs: fsys.OS{}, dir: filepath.Join(a.cfg.Agent.StateDir, "cache")}, Crash: a.opt.Crash,
+		Keys: a.keys,
 	})
 	if err != nil {
 		return err
 	}
 	a.eng = e
 	return nil
+}
+
+// keys reads who may sign.
+func (a *Agent) keys() (*gate.Signers, *gate.Revoked, error) {
+	cfg := a.config()
+	k, err := signers.Files{Allowed: cfg.Gate.AllowedSigners, Revoked: cfg.Gate.RevokedKeys, Owners: trusted(cfg)}.Load()
+	return k.Signers, k.Revoked, err
 }
 
 // settingsOf maps the configuration to the engine's settings, field by field.
@@ -165,12 +175,14 @@ func settingsOf(c config.Config) engine.Settings {
 			engine.SlotCalls: c.Limits.Calls, engine.SlotReads: c.Limits.Reads, engine.SlotStartStop: c.Limits.StartStop,
 			engine.SlotBackup: c.Limits.Backup, engine.SlotOther: c.Limits.Other,
 		},
-		MaxAge: map[string]time.Duration{}, Required: map[string]bool{}, Signed: map[string]bool{},
+		MaxAge: map[string]time.Duration{}, Required: map[string]bool{}, Signed: map[string]engine.SignedRule{},
 	}
 	for _, p := range c.Providers {
 		s.Required[p.Name] = true
 		s.MaxAge[p.Name] = p.MaxAge
-		s.Signed[p.Name] = p.RequireSignature
+		if p.RequireSignature {
+			s.Signed[p.Name] = engine.SignedRule{Issuer: p.Issuer, Threshold: p.Threshold}
+		}
 	}
 	return s
 }
@@ -283,6 +295,12 @@ func (a *Agent) config() config.Config {
 	return a.cfg
 }
 
+func (a *Agent) setConfig(c config.Config) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.cfg = c
+}
+
 // Reload reads the configuration again. An invalid one changes nothing.
 func (a *Agent) Reload(context.Context) error {
 	a.notify.Reloading()
@@ -307,15 +325,14 @@ func (a *Agent) reload() error {
 	if err := a.host.Set(specs(cfg, a.opt.Host)); err != nil {
 		return fmt.Errorf("the configuration is not taken, the old one stays: %w", err)
 	}
+	a.setConfig(cfg) // the engine asks for the keys of the new one
 	if err := a.eng.Reload(settingsOf(cfg)); err != nil {
+		a.setConfig(old)
 		return err
 	}
 	if a.opt.Level != nil {
 		a.opt.Level.Set(cfg.Agent.LogLevel)
 	}
-	a.mu.Lock()
-	a.cfg = cfg
-	a.mu.Unlock()
 	a.log.Info("configuration read again", "mode", cfg.Agent.Mode)
 	return nil
 }

@@ -37,6 +37,11 @@ type File struct {
 	Signatures [][]byte // SSHSIG, over Data
 }
 
+// IndexName is the name of the file that lists the others of a signed set:
+// issuer, host, serial, not-after, and each file's SHA-256. Its signatures are
+// the set's. A provider carries it like any other file.
+const IndexName = "felhom.index"
+
 // Reporter is a provider that can carry a report back to where the desired
 // state comes from.
 type Reporter interface {

@@ -5,13 +5,13 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/desired"
+	"github.com/felhom/felhom-agent/agent/internal/gate"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/plugin"
@@ -32,6 +32,9 @@ type ProviderStatus struct {
 	// Skipped are files that are meant for another host.
 	Skipped []string `json:"skipped,omitempty"`
 	Cached  bool     `json:"cached,omitempty"` // in force from the cache, not heard yet
+	// Issuer and Serial are those of the signed index in force.
+	Issuer string `json:"issuer,omitempty"`
+	Serial uint64 `json:"serial,omitempty"`
 }
 
 // SetDesired takes in a provider's snapshot, whole or not at all. What it
@@ -41,54 +44,76 @@ func (e *Engine) SetDesired(ctx context.Context, provider string, snap plugin.Sn
 		e.rejected(provider, snap.Err)
 		return nil
 	}
-	set, err := e.parse(provider, snap, time.Now())
+	r, err := e.parse(provider, e.rule(provider), snap, time.Now())
 	if err == nil {
-		err = e.forward(provider, set)
+		err = e.forward(provider, r)
+	}
+	if err == nil {
+		err = e.remember(ctx, r, snap)
+	}
+	if err == nil {
+		err = e.accept(r, false)
 	}
 	if err != nil {
 		e.rejected(provider, err.Error())
-		return err
 	}
-	if err := e.remember(ctx, set, snap); err != nil {
-		e.rejected(provider, err.Error())
-		return err
-	}
-	e.accept(set, false)
-	return nil
+	return err
+}
+
+// revision is a snapshot that was read.
+type revision struct {
+	*desired.Set
+	rule  SignedRule    // under which it was believed
+	index *ledger.Index // nil if the rule wants none
 }
 
 // parse reads a snapshot; with a zero now it does not mind that it has expired.
-func (e *Engine) parse(provider string, snap plugin.Snapshot, now time.Time) (*desired.Set, error) {
-	e.mu.Lock()
-	signed := e.set.Signed[provider]
-	e.mu.Unlock()
-	if signed {
-		return nil, errSigned
+func (e *Engine) parse(provider string, rule SignedRule, snap plugin.Snapshot, now time.Time) (*revision, error) {
+	r := &revision{rule: rule}
+	var x *gate.Index
+	if rule.Issuer != "" {
+		var err error
+		if x, r.index, err = e.verify(provider, rule, snap, now); err != nil {
+			return nil, err
+		}
 	}
-	return desired.Parse(desired.Options{Provider: provider, Host: e.opt.Host, Forms: e.forms, Now: now}, snap)
+	snap.Files = documents(snap.Files)
+	set, err := desired.Parse(desired.Options{Provider: provider, Host: e.opt.Host, Forms: e.forms, Now: now}, snap)
+	if err != nil {
+		return nil, err
+	}
+	r.Set = set
+	if x != nil {
+		bind(set, x)
+	}
+	return r, nil
 }
-
-// errSigned: until the gate verifies signed sets, none is believed.
-var errSigned = errors.New("require_signature is set, and this version cannot verify a signed set: nothing of it is taken")
 
 // forward refuses a serial that went back. A set without one manages less or
 // comes from a source that does not count.
-func (e *Engine) forward(provider string, set *desired.Set) error {
+func (e *Engine) forward(provider string, set *revision) error {
 	old := e.led.Desired(provider)
-	if old != nil && set.Serial != 0 && set.Serial < old.Serial {
+	if set.index != nil || old == nil || old.Signed {
+		return nil // the index has a serial of its own, and the gate has checked it
+	}
+	if set.Serial != 0 && set.Serial < old.Serial {
 		return fmt.Errorf("provider %s: serial %d is older than the accepted serial %d", provider, set.Serial, old.Serial)
 	}
 	return nil
 }
 
 // remember caches and journals a set that is new.
-func (e *Engine) remember(ctx context.Context, set *desired.Set, snap plugin.Snapshot) error {
+func (e *Engine) remember(ctx context.Context, set *revision, snap plugin.Snapshot) error {
 	rec := &ledger.Desired{
 		Provider: set.Provider, Revision: set.Revision, Serial: set.Serial, NotAfter: set.NotAfter,
-		Guests: revisions(set),
+		Guests: revisions(set.Set), Signed: set.index != nil, Index: set.index,
 	}
 	old := e.led.Desired(set.Provider)
-	if old != nil && old.Revision == rec.Revision && maps.Equal(old.Guests, rec.Guests) {
+	if rec.Index == nil && old != nil {
+		rec.Index = old.Index
+	}
+	if old != nil && old.Revision == rec.Revision && maps.Equal(old.Guests, rec.Guests) &&
+		old.Signed == rec.Signed && sameIndex(old.Index, rec.Index) {
 		return nil
 	}
 	if err := e.opt.Cache.Save(set.Provider, snap); err != nil {
@@ -122,28 +147,33 @@ func (e *Engine) providerLocked(name string) *ProviderStatus {
 }
 
 // accept puts a set in force and looks at the guests whose desire changed.
-func (e *Engine) accept(set *desired.Set, cached bool) {
+func (e *Engine) accept(set *revision, cached bool) error {
 	e.mu.Lock()
+	if e.set.Signed[set.Provider] != set.rule {
+		e.mu.Unlock()
+		return errOtherRule
+	}
 	p := e.providerLocked(set.Provider)
 	if p.Revision != set.Revision {
 		p.Accepted = time.Now()
 		e.log.Info("desired state accepted", "provider", set.Provider, "revision", short(set.Revision), "guests", len(set.Guests), "cached", cached)
 	}
 	p.Revision, p.Guests, p.NotAfter, p.Err, p.Cached = set.Revision, len(set.Guests), set.NotAfter, "", cached
-	p.Skipped = set.Skipped
+	p.Skipped, p.Issuer, p.Serial = set.Skipped, set.Issuer, set.Serial
 	if !cached {
 		p.Heard = time.Now()
 	}
-	e.sets[set.Provider] = set
+	e.sets[set.Provider] = set.Set
 	changed := e.mergeLocked()
 	seen := !e.nodeAt.IsZero()
 	e.mu.Unlock()
 	if !seen {
-		return // the first sight of the node looks at all of them
+		return nil // the first sight of the node looks at all of them
 	}
 	for _, id := range changed {
 		e.queue.Look(id, "desired state changed")
 	}
+	return nil
 }
 
 func short(rev string) string {
@@ -167,31 +197,47 @@ func (e *Engine) mergeLocked() []guest.VMID {
 }
 
 // loadCached puts the last good desired state of each configured provider in
-// force until the provider speaks. It holds only if it is the one that was
-// journalled, byte for byte.
+// force until the provider speaks, unless one is in force. It holds only if it
+// is the one that was journalled, byte for byte.
 func (e *Engine) loadCached() {
 	e.mu.Lock()
 	names := slices.Sorted(maps.Keys(e.set.Required))
+	names = slices.DeleteFunc(names, func(n string) bool { return e.sets[n] != nil })
 	e.mu.Unlock()
 	for _, name := range names {
-		rec := e.led.Desired(name)
-		if rec == nil {
+		if e.led.Desired(name) == nil {
 			continue
 		}
-		snap, err := e.opt.Cache.Load(name)
-		var set *desired.Set
+		set, err := e.cached(name, e.rule(name))
 		if err == nil {
-			set, err = e.parse(name, snap, time.Time{}) // an expired set still says whom to observe
-		}
-		if err == nil && (set.Revision != rec.Revision || !maps.Equal(revisions(set), rec.Guests)) {
-			err = fmt.Errorf("the cached files are not the ones that were accepted (revision %s)", short(rec.Revision))
+			err = e.accept(set, true)
 		}
 		if err != nil {
 			e.rejected(name, "last good desired state not usable: "+err.Error())
-			continue
 		}
-		e.accept(set, true)
 	}
+}
+
+// cached reads a provider's last good set and holds it against the journal. An
+// expired one still says whom to observe.
+func (e *Engine) cached(name string, rule SignedRule) (*revision, error) {
+	rec := e.led.Desired(name)
+	if rec == nil {
+		return nil, errNeverAccepted
+	}
+	snap, err := e.opt.Cache.Load(name)
+	if err != nil {
+		return nil, err
+	}
+	set, err := e.parse(name, rule, snap, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	if set.Revision != rec.Revision || !maps.Equal(revisions(set.Set), rec.Guests) ||
+		set.index != nil && !(rec.Signed && sameIndex(set.index, rec.Index)) {
+		return nil, fmt.Errorf("the cached files are not the ones that were accepted (revision %s)", short(rec.Revision))
+	}
+	return set, nil
 }
 
 // expiredLocked says why a guest's desire has run out, or "". An expired

@@ -57,8 +57,8 @@ type Settings struct {
 	Breaker  BreakerSettings
 	Limits   map[string]int // slot name -> number, see the Slot constants
 	MaxAge   map[string]time.Duration
-	Required map[string]bool // providers that are configured
-	Signed   map[string]bool // those whose sets must be signed
+	Required map[string]bool       // providers that are configured
+	Signed   map[string]SignedRule // those whose sets must be signed
 }
 
 // BreakerSettings bound what may go wrong before the agent stops by itself.
@@ -89,6 +89,7 @@ type Options struct {
 	Ledger    *ledger.Ledger
 	Forms     *guest.Table // nil = the built-in table
 	Cache     Cache
+	Keys      Keys // nil = nobody may sign
 	Logger    *slog.Logger
 	QueueSize int
 	// Drain is how long Run waits at its end for ops that are just being sent.
@@ -192,6 +193,7 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // Reload puts new settings in force.
 func (e *Engine) Reload(s Settings) error {
+	lost := e.unbelieved(s.Signed)
 	if err := e.slots.Resize(s.Limits); err != nil {
 		return err
 	}
@@ -205,11 +207,14 @@ func (e *Engine) Reload(s Settings) error {
 		if !s.Required[name] {
 			delete(e.sets, name)
 			delete(e.provider, name)
+		} else if err := lost[name]; err != nil {
+			e.withdrawLocked(name, err)
 		}
 	}
 	changed := e.mergeLocked()
 	e.mu.Unlock()
 	e.lookAll(changed, "desired state changed")
+	e.loadCached() // what is believed again
 	e.Resync("reload")
 	return nil
 }

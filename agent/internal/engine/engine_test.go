@@ -30,6 +30,8 @@ type rig struct {
 	t      *testing.T
 	dir    string
 	world  *plugintest.World
+	keys   Keys
+	rules  map[string]SignedRule
 	led    *ledger.Ledger
 	jrn    *journal.Journal
 	eng    *Engine
@@ -76,9 +78,12 @@ func (r *rig) start(mode Mode) {
 		r.t.Fatal(err)
 	}
 	r.jrn = j
+	set := settings(mode)
+	set.Signed = r.rules
 	r.eng, err = New(Options{
-		Host: "pve1", Settings: settings(mode), Observer: r.world.Observer(), Executors: oneExecutor{r.world},
+		Host: "pve1", Settings: set, Observer: r.world.Observer(), Executors: oneExecutor{r.world},
 		Journal: j, Ledger: r.led, Cache: cache, Logger: slog.New(slog.DiscardHandler), QueueSize: 100, Drain: 20 * time.Second,
+		Keys: r.keys,
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -245,7 +250,7 @@ func TestUnsignedSetIsNotTakenWhereASignatureIsRequired(t *testing.T) {
 		r.start(Enforce)
 		defer r.stop()
 		set := settings(Enforce)
-		set.Signed = map[string]bool{"dir": true}
+		set.Signed = map[string]SignedRule{"dir": {Issuer: "hub@example.com", Threshold: 1}}
 		if err := r.eng.Reload(set); err != nil {
 			t.Fatal(err)
 		}

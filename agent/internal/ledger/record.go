@@ -79,6 +79,17 @@ type Desired struct {
 	Serial   uint64                `json:"serial,omitempty"`
 	NotAfter time.Time             `json:"not_after,omitzero"`
 	Guests   map[guest.VMID]string `json:"guests"` // revision per guest
+	// Signed: this revision is the one that Index lists. Index is kept by a
+	// later revision that is not signed, so that no older one is ever taken.
+	Signed bool   `json:"signed,omitempty"`
+	Index  *Index `json:"index,omitempty"`
+}
+
+// Index is the last signed index that was accepted from an issuer.
+type Index struct {
+	Issuer string `json:"issuer"`
+	Serial uint64 `json:"serial"`
+	Hash   string `json:"hash"`
 }
 
 // Step moves an op on. Fields that do not change are left out.
