@@ -15,13 +15,16 @@
 //
 // # What is evidence
 //
-// Hard evidence is made at random and is had by one guest: the uuid in a VM's
-// smbios1, and the hardware addresses of its and a container's interfaces.
-// Loose evidence is a VM's ctime in meta and the ids of the volumes. A guest
-// that lost one piece of either is not the same any more, but only what was
-// kept of the hard kind says by itself that it is not another: recorded on real
-// nodes, a clone has the ctime of its source, and a guest made anew gets the
-// very volume ids that the deleted one had (vm-875-disk-0 again).
+// Hard evidence is made at random: the uuid in a VM's smbios1, and the hardware
+// addresses of its and a container's interfaces. Loose evidence are the ids of
+// the volumes. The ctime in a VM's meta is a third kind. A guest that lost any
+// of it without an explanation is not the same any more, but what was kept
+// weighs differently, as recorded on real nodes:
+//
+//   - hard evidence says by itself that it is not quite another guest;
+//   - a guest made anew gets the very volume ids that the deleted one had
+//     (vm-875-disk-0 again), so they say so only while continuity is unbroken;
+//   - a clone has the ctime of its source, so it says nothing.
 //
 // Left out, and why:
 //

@@ -86,76 +86,88 @@ func unread(known Evidence, doubts []string) (Verdict, []string) {
 	return Unsure, []string{why}
 }
 
-// fact is one piece of evidence. A hard one is generated at random and given
-// to no other guest but by hand, or by a restore, which is a task; the others
-// are given again: a clone has the ctime of its source, a new guest the volume
-// ids of the one that had its VMID.
+// fact is one piece of evidence.
 type fact struct {
 	field, what, value string
-	hard               bool
+	weight             weight
 }
+
+// weight is what a fact that was kept says; each that is gone speaks against.
+type weight int
+
+const (
+	// against: nothing. All clones of one VM have its ctime.
+	against weight = iota
+	// loose: the same guest if nothing else can have taken the VMID. A new
+	// guest gets the volume ids of the one that had its VMID.
+	loose
+	// hard: generated at random, and had by another guest only by hand or by a
+	// restore, which is a task.
+	hard
+)
 
 // facts are the pieces in a fixed order.
 func (e Evidence) facts() []fact {
 	var out []fact
-	add := func(field, what, value string, hard bool) {
+	add := func(field, what, value string, w weight) {
 		if value != "" {
-			out = append(out, fact{field, what, value, hard})
+			out = append(out, fact{field, what, value, w})
 		}
 	}
-	add("smbios1", "uuid", e.UUID, true)
-	add("meta", "ctime", e.CTime, false)
+	add("smbios1", "uuid", e.UUID, hard)
+	add("meta", "ctime", e.CTime, against)
 	for _, key := range slices.Sorted(maps.Keys(e.Addresses)) {
-		add(key, "hardware address", e.Addresses[key], true)
+		add(key, "hardware address", e.Addresses[key], hard)
 	}
 	for _, key := range slices.Sorted(maps.Keys(e.Volumes)) {
-		add(key, "volume", e.Volumes[key], false)
+		add(key, "volume", e.Volumes[key], loose)
 	}
 	return out
 }
 
 // comparison is what became of the known facts.
 type comparison struct {
-	missing             []string // what is gone without an explanation, in words
-	hardMissing         bool
-	hardKept, looseKept bool
+	missing     []string // what is gone without an explanation, in words
+	hardMissing bool
+	kept        weight // the highest of those that are still there
 }
 
 func compare(known, seen Evidence, explained []string) comparison {
 	there := make(map[fact]bool)
 	for _, f := range seen.facts() {
-		there[f.bare()] = true
+		there[f.anywhere()] = true
 	}
 	var c comparison
 	for _, f := range known.facts() {
 		switch {
-		case there[f.bare()] && f.hard:
-			c.hardKept = true
-		case there[f.bare()]:
-			c.looseKept = true
+		case there[f.anywhere()]:
+			c.kept = max(c.kept, f.weight)
 		case !explains(explained, known.Kind, f.field):
 			c.missing = append(c.missing, fmt.Sprintf("%s: the %s %s is gone", f.field, f.what, f.value))
-			c.hardMissing = c.hardMissing || f.hard
+			c.hardMissing = c.hardMissing || f.weight == hard
 		}
 	}
 	return c
 }
 
-// bare is the fact wherever it stands.
-func (f fact) bare() fact { return fact{what: f.what, value: f.value} }
+// anywhere is the fact without where it stands.
+func (f fact) anywhere() fact {
+	f.field = ""
+	return f
+}
 
-// inCommon reports whether what was kept speaks for the same guest. A hard
-// fact does. The others do while nothing else can have taken the VMID; where
-// that is not known they do only if no hard fact is gone; and not at all once
-// the guest was away.
+// inCommon reports whether what was kept speaks for the same guest: a hard fact
+// always, a loose one while nothing else can have taken the VMID. Where that is
+// not known it does only if no hard fact is gone; once the guest was away, not
+// at all.
 func (c comparison) inCommon(cont Continuity) bool {
 	switch {
-	case c.hardKept:
+	case c.kept == hard:
 		return true
 	case len(cont.Gone) > 0:
 		return false
 	case len(cont.doubts()) == 0:
-		return c.looseKept
+		return c.kept == loose
 	}
-	return !c.hardMissing && (c.looseKept || len(c.missing) == 0)
+	return !c.hardMissing && (c.kept == loose || len(c.missing) == 0)
 }
