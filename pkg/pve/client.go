@@ -55,7 +55,7 @@ const (
 )
 
 // Call makes one API call; path is below /api2/json and its segments are not
-// escaped. Params go into the query of GET and DELETE and into the form of
+// escaped. What follows "/content/" of a storage is one volume id. Params go into the query of GET and DELETE and into the form of
 // POST and PUT. The result is the answer's "data". A GET that fails with
 // ErrTransient is tried once more, nothing else ever is.
 func (c *Client) Call(ctx context.Context, method, path string, params url.Values) (json.RawMessage, error) {
@@ -141,6 +141,9 @@ func (c *Client) once(ctx context.Context, method, path string, params url.Value
 func (c *Client) request(ctx context.Context, method, path string, params url.Values) (*http.Request, error) {
 	u := *c.base
 	u.Path = "/api2/json" + path
+	if escaped := escapedPath(path); escaped != "" {
+		u.RawPath = "/api2/json" + escaped
+	}
 	var body io.Reader = http.NoBody
 	form := method == http.MethodPost || method == http.MethodPut
 	if form && len(params) > 0 {

@@ -132,6 +132,17 @@ func (c *Client) NextID(ctx context.Context) (guest.VMID, error) {
 	return id, nil
 }
 
+// Taken reports whether a guest of the cluster has the VMID, seen or not: PVE
+// tells everybody that much.
+func (c *Client) Taken(ctx context.Context, v guest.VMID) (bool, error) {
+	var raw text
+	err := c.get(ctx, "/cluster/nextid", url.Values{"vmid": {v.String()}}, &raw)
+	if KindOf(err) == ErrExists {
+		return true, nil
+	}
+	return false, err
+}
+
 // Permissions are the token's effective privileges by path.
 type Permissions map[string]map[string]bool
 

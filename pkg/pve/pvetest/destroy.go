@@ -16,14 +16,17 @@ import (
 const tombstoneTime = 20 * time.Millisecond
 
 // mayGo refuses to destroy what is protected or, unless it is purged from
-// there, managed by HA. Needs mu.
-func (g *guestState) mayGo(purge bool) error {
+// there, managed by HA or replicated. Needs mu.
+func (s *Sim) mayGo(g *guestState, purge bool) error {
 	what := pick(g.kind, "CT", "VM")
+	job := s.replicationOf(g.vmid)
 	switch {
 	case g.value("protection") == "1":
 		return die("can't remove %s %d - protection mode enabled", what, g.vmid)
 	case g.ha != nil && !purge:
 		return die("unable to remove %s %d - used in HA resources and purge parameter not set.", what, g.vmid)
+	case job != "" && !purge:
+		return die("There is a replication job '%s' for guest '%d' - Please remove that first.", job, g.vmid)
 	}
 	return nil
 }
@@ -47,6 +50,7 @@ func (t *task) destroy(g *guestState, purge, unref bool) error {
 	s.forgetGuest(g)
 	s.noteLocked(Mutation{Kind: string(g.kind), VMID: g.vmid, What: "destroy", User: t.user, UPID: t.upid})
 	if purge {
+		s.purgeJobs(g.vmid)
 		t.say(fmt.Sprintf("purging %s %d from related configurations..\n", pick(g.kind, "CT", "VM"), g.vmid))
 	}
 	return nil

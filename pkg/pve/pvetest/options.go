@@ -33,11 +33,15 @@ type Options struct {
 	Guests   []GuestSpec
 	Storages []Storage // default: "local" of type dir at /var/lib/vz
 	Bridges  []string  // default: vmbr0
-	Lacks    Lacks
-	Users    []User // root@pam is always there
-	Roles    map[string][]string
-	ACL      []Grant
-	Host     Host
+	// BackupJobs and Replications are the cluster's scheduled jobs. They are
+	// listed and they stand in the way; nothing runs them.
+	BackupJobs   []BackupJob
+	Replications []ReplicationJob
+	Lacks        Lacks
+	Users        []User // root@pam is always there
+	Roles        map[string][]string
+	ACL          []Grant
+	Host         Host
 
 	// RunHook replaces the execution of hookscripts; nil executes them.
 	RunHook func(HookCall) error

@@ -97,7 +97,7 @@ func (c *call) storageRows() []any {
 		row := map[string]any{
 			"id": fmt.Sprintf("storage/%s/%s", c.sim.opt.Node, st.ID), "type": "storage", "storage": st.ID,
 			"node": c.sim.opt.Node, "status": "available", "plugintype": st.Type, "shared": b2i(st.Shared),
-			"content": strings.Join(st.Content, ","), "disk": st.Used, "maxdisk": st.Total,
+			"content": strings.Join(st.Content, ","), "disk": st.Used + st.grown(), "maxdisk": st.Total,
 		}
 		rows = append(rows, row)
 	}

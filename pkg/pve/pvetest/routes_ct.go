@@ -54,7 +54,7 @@ func destroyCT(c *call) (any, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	err, up := g.mayGo(c.in.Bool("purge")), g.up
+	err, up := s.mayGo(g, c.in.Bool("purge")), g.up
 	s.mu.Unlock()
 	switch {
 	case err != nil:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +56,9 @@ type Sim struct {
 	datacenter Datacenter
 	versions   counters
 	certPrint  string
+
+	backupJobs   []BackupJob
+	replications []ReplicationJob
 }
 
 // New starts a simulated node.
@@ -72,6 +76,7 @@ func New(opt Options) (*Sim, error) {
 		rnd:     rand.New(rand.NewPCG(seed, 1)), nextPID: 1000,
 		guests: map[int]*guestState{}, flocks: map[string]*flock{},
 		acl: opt.accounts(), tickets: map[string]ticket{},
+		backupJobs: slices.Clone(opt.BackupJobs), replications: slices.Clone(opt.Replications),
 	}
 	s.began = s.now()
 	s.boot = s.began.Add(-opt.Host.Uptime)
@@ -85,6 +90,9 @@ func New(opt Options) (*Sim, error) {
 	s.initStorages()
 	if err := s.addGuests(opt.Guests); err != nil {
 		return nil, fmt.Errorf("pvetest: %w", err)
+	}
+	for _, st := range s.storages {
+		st.began = st.taken()
 	}
 	for _, g := range s.guests {
 		g.heard = broadcast{born: -1} // told long before
@@ -118,6 +126,7 @@ func (s *Sim) allRoutes() []route {
 		nodeRoutes(), clusterRoutes(), accessRoutes(), guestRoutes(), powerRoutes(),
 		configRoutes(), taskRoutes(), storageRoutes(), lifeRoutes(), backupRoutes(), indexRoutes(), haRoutes(), bulkRoutes(),
 		qemuRoutes(), snapshotRoutes(), cloneRoutes(), moveRoutes(), poolRoutes(), contentRoutes(), consoleRoutes(),
+		jobRoutes(),
 	} {
 		all = append(all, part...)
 	}

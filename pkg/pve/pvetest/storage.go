@@ -16,6 +16,8 @@ import (
 type storageState struct {
 	Storage
 	volumes map[string]*volumeState
+	// began is the space the volumes took at first: Used has it in it.
+	began int64
 }
 
 type volumeState struct {
@@ -41,6 +43,21 @@ func newStorageState(st Storage) *storageState {
 	}
 	return state
 }
+
+// taken is the space that the volumes take. Needs mu.
+func (st *storageState) taken() int64 {
+	var n int64
+	for _, v := range st.volumes {
+		n += either3(v.used, v.Size)
+	}
+	return n
+}
+
+// grown is how much more is in use than at first. Needs mu.
+func (st *storageState) grown() int64 { return st.taken() - st.began }
+
+// avail is what is left of the space. Needs mu.
+func (st *storageState) avail() int64 { return max(0, st.Avail-st.grown()) }
 
 // storage finds a storage by id. Needs mu.
 func (s *Sim) storage(id string) *storageState {
@@ -162,14 +179,15 @@ func (s *Sim) hasBridge(name string) bool { return slices.Contains(s.opt.Bridges
 func (st *storageState) row() map[string]any {
 	m := st.status()
 	m["storage"] = st.ID
-	m["used_fraction"] = fraction(st.Used, st.Total)
+	m["used_fraction"] = fraction(st.Used+st.grown(), st.Total)
 	return m
 }
 
 func (st *storageState) status() map[string]any {
 	return map[string]any{
 		"type": st.Type, "content": strings.Join(st.Content, ","), "enabled": 1,
-		"active": 1, "shared": b2i(st.Shared), "total": st.Total, "used": st.Used, "avail": st.Avail,
+		"active": 1, "shared": b2i(st.Shared), "total": st.Total,
+		"used": st.Used + st.grown(), "avail": st.avail(),
 	}
 }
 

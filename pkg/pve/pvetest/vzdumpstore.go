@@ -160,7 +160,7 @@ func (b *backup) writable(t *task, g *guestState, base string) error {
 	}
 	s.mu.Lock()
 	size, st := s.usedBy(g), s.storage(b.storage)
-	avail, fs := st.Avail, st.FileSystem
+	avail, fs := st.avail(), st.FileSystem
 	s.mu.Unlock()
 	if size <= avail {
 		return nil

@@ -182,6 +182,9 @@ func (d *Driver) Guest(ctx context.Context, q plugin.GuestQuery) (plugin.Observa
 			return plugin.Observation{}, err
 		}
 	}
+	if q.Inventory && out.Presence == plugin.Here {
+		out.Inventory = d.inventory(ctx, d.ref(out.State.ID))
+	}
 	out.Time = d.now()
 	return out, nil
 }
