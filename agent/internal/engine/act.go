@@ -52,6 +52,9 @@ func (e *Engine) run(ctx context.Context, o *op.Op) (op.State, queue.Result) {
 		return o.State, queue.Result{Err: err}
 	}
 	defer callSlot() // releasing twice is harmless
+	if e.frozenNow(o.Kind) {
+		return op.Retried, queue.Result{Err: errWait} // planned afresh
+	}
 	sent, ok := e.sending.begin()
 	if !ok {
 		return o.State, queue.Result{Err: errStopping}

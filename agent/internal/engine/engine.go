@@ -89,6 +89,8 @@ type Options struct {
 	Ledger    *ledger.Ledger
 	Forms     *guest.Table // nil = the built-in table
 	Cache     Cache
+	// HostState tells whether the host goes down or comes up; nil = never.
+	HostState func() HostState
 	Keys      Keys // nil = nobody may sign
 	Logger    *slog.Logger
 	QueueSize int

@@ -132,7 +132,7 @@ func later(a, b time.Time) time.Time {
 
 func (e *Engine) planGuest(s *sighting, tasks bool) {
 	s.pve = e.version()
-	in := plan.Input{Forms: e.forms, PVE: major(s.pve), Frozen: frozen(s.obs.Tasks)}
+	in := plan.Input{Forms: e.forms, PVE: major(s.pve), Frozen: e.frozen(s.obs.Tasks, tasks)}
 	in.Guests = map[guest.VMID]plan.Policy{s.want.VMID: e.policy(s, tasks)}
 	s.plan = in.Guest(s.want, s.obs)
 }
@@ -140,19 +140,6 @@ func (e *Engine) planGuest(s *sighting, tasks bool) {
 func major(version string) int {
 	n, _ := strconv.Atoi(strings.SplitN(version, ".", 2)[0])
 	return n
-}
-
-// frozen says why no guest is started or stopped now.
-func frozen(tasks []plugin.Task) string {
-	for _, t := range tasks {
-		switch t.Type {
-		case "startall", "stopall", "suspendall", "migrateall":
-			if t.Ended.IsZero() {
-				return "a " + t.Type + " of " + t.User + " is running on the node"
-			}
-		}
-	}
-	return ""
 }
 
 // policy is what the agent remembers that bears on the guest's plan.
