@@ -31,6 +31,8 @@ func slotOf(kind plugin.ActionKind) string {
 	switch kind {
 	case plugin.Start, plugin.Stop, plugin.Shutdown, plugin.Reboot:
 		return SlotStartStop
+	case plugin.Backup:
+		return SlotBackup
 	}
 	return SlotOther
 }
@@ -123,7 +125,7 @@ func (e *Engine) finish(ctx context.Context, o *op.Op, out plugin.Outcome, err e
 	if next == "" { // still open: the next look settles it
 		return o.State, res
 	}
-	st := ledger.Step{Message: message(out, err), Undo: out.Undo}
+	st := ledger.Step{Message: message(out, err), Undo: out.Undo, Made: out.Params}
 	if st.Undo != nil {
 		masked := op.Op{Secret: o.Secret, Undo: st.Undo}
 		st.Undo = masked.Journalled().Undo
@@ -167,7 +169,7 @@ func (e *Engine) verdict(ctx context.Context, o *op.Op, out plugin.Outcome, err 
 		return op.Succeeded, queue.Result{Again: lookAgain}
 	case plugin.Retry:
 		next := op.Retried
-		if o.Asker == op.Reconciler {
+		if o.Asker == op.Reconciler && !o.Gated() {
 			next = op.Abandoned // planned afresh at the next look
 		}
 		if out.RetryAfter > 0 {
@@ -203,12 +205,21 @@ func (e *Engine) errVerdict(ctx context.Context, o *op.Op, err error) (op.State,
 		e.failed(o.Guest.VMID)
 		return op.Refused, queue.Result{Err: errWait}
 	case errors.Is(err, plugin.ErrNotSent) && o.State == op.Intent:
-		return op.Abandoned, queue.Result{Err: err}
+		return notSent(o), queue.Result{Err: err}
 	}
 	if ctx.Err() != nil {
 		return "", queue.Result{} // being stopped: the next start settles it
 	}
 	return "", queue.Result{Err: fmt.Errorf("guest %s: outcome of op %s not known yet: %w", o.Guest, o.ID, err)}
+}
+
+// notSent is what becomes of an op that was proven not to have been sent. An
+// approval that it has spent stays good for it, and is checked again.
+func notSent(o *op.Op) op.State {
+	if o.Gated() {
+		return op.Retried
+	}
+	return op.Abandoned
 }
 
 func message(out plugin.Outcome, err error) string {

@@ -47,6 +47,7 @@ type executors interface {
 // into the ledger.
 type journaler interface {
 	Append(ctx context.Context, payloads ...json.RawMessage) (journal.Head, error)
+	Head() journal.Head
 	Err() error
 }
 
@@ -56,6 +57,12 @@ type Settings struct {
 	Resync   time.Duration // every managed guest is looked at this often
 	Breaker  BreakerSettings
 	Limits   map[string]int // slot name -> number, see the Slot constants
+	Gate     GateSettings
+	// AllowAdditive lets guests and volumes be made and disks grow; Reserve is
+	// how many bytes must stay free on the storage then.
+	AllowAdditive bool
+	Reserve       int64
+
 	MaxAge   map[string]time.Duration
 	Required map[string]bool       // providers that are configured
 	Signed   map[string]SignedRule // those whose sets must be signed
@@ -89,11 +96,13 @@ type Options struct {
 	Ledger    *ledger.Ledger
 	Forms     *guest.Table // nil = the built-in table
 	Cache     Cache
-	// HostState tells whether the host goes down or comes up; nil = never.
-	HostState func() HostState
 	Keys      Keys // nil = nobody may sign
 	Logger    *slog.Logger
 	QueueSize int
+	// Clock tells whether this host's clock is synchronised; nil = it is not.
+	Clock func(context.Context) bool
+	// HostState tells whether the host goes down or comes up; nil = neither.
+	HostState func() HostState
 	// Drain is how long Run waits at its end for ops that are just being sent.
 	Drain time.Duration
 	Crash func(point string) // named crash points for tests; nil outside them
@@ -132,6 +141,7 @@ type Engine struct {
 	ran      map[guest.VMID]bool      // was running when last seen
 	stopped  map[guest.VMID]time.Time // seen to have gone down, for the quiet moment
 	last     map[guest.VMID]attempt
+	sure     map[guest.VMID]time.Time // when it was surely the same guest, by the node's clock
 	guards   guards
 	twin     string // why another agent is believed to use our token
 }
@@ -148,7 +158,7 @@ func New(opt Options) (*Engine, error) {
 		sets: map[string]*desired.Set{}, provider: map[string]*ProviderStatus{},
 		want: map[guest.VMID]*desired.Guest{}, conflict: map[guest.VMID]string{},
 		views: map[guest.VMID]View{}, ran: map[guest.VMID]bool{}, stopped: map[guest.VMID]time.Time{},
-		last: map[guest.VMID]attempt{},
+		last: map[guest.VMID]attempt{}, sure: map[guest.VMID]time.Time{},
 	}
 	if e.forms == nil {
 		e.forms = guest.Standard()

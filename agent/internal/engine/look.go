@@ -6,7 +6,6 @@ package engine
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/desired"
+	"github.com/felhom/felhom-agent/agent/internal/identity"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/agent/internal/plan"
@@ -28,6 +28,9 @@ import (
 // and carry out the first action. It comes back until the plan is empty.
 func (e *Engine) look(ctx context.Context, id guest.VMID) queue.Result {
 	if res, open := e.settle(ctx, id); open {
+		return res
+	}
+	if res, busy := e.removal(ctx, id); busy {
 		return res
 	}
 	want := e.wanted(id)
@@ -44,7 +47,13 @@ func (e *Engine) look(ctx context.Context, id guest.VMID) queue.Result {
 	if err := e.note(ctx, s); err != nil {
 		return queue.Result{Err: err}
 	}
-	if len(s.plan.Actions) == 0 || s.inactive != "" {
+	if s.inactive != "" {
+		return s.again()
+	}
+	if err := e.propose(ctx, s); err != nil {
+		return queue.Result{Err: err}
+	}
+	if len(s.plan.Actions) == 0 {
 		return s.again()
 	}
 	return e.act(ctx, s, s.plan.Actions[0], op.Reconciler)
@@ -63,6 +72,8 @@ type sighting struct {
 	// held is why the run state is left alone, "" if it is not.
 	held string
 	pve  string
+	// who the guest is.
+	who who
 }
 
 // again is when to look at the guest next without being told to.
@@ -84,14 +95,15 @@ func (e *Engine) sight(ctx context.Context, want *desired.Guest) (s sighting, er
 	s = sighting{want: want}
 	defer func() { s.inactive = e.inactive(want) }() // what was seen may be a reason
 	for _, since := range []time.Time{{}, e.tasksSince(want.VMID)} {
+		tasks := !since.IsZero()
 		obs, err := e.observe(ctx, plugin.GuestQuery{VMID: want.VMID, TasksSince: since})
 		if err != nil {
 			return s, err
 		}
 		s.obs, s.led = obs, e.led.Guest(want.VMID)
 		e.noticeTwin(want.VMID, obs.Tasks)
-		e.planGuest(&s, !since.IsZero())
-		if s.plan.Empty() {
+		e.planGuest(&s, tasks)
+		if s.plan.Empty() && !s.unlikely() {
 			break
 		}
 	}
@@ -118,7 +130,10 @@ func (e *Engine) tasksSince(id guest.VMID) time.Time {
 	g := e.led.Guest(id)
 	since := later(g.Since, g.Released)
 	if recent := time.Now().Add(-15 * time.Minute); since.IsZero() || recent.Before(since) {
-		return recent
+		since = recent
+	}
+	if known := e.knownSince(g).Truncate(time.Second); !known.IsZero() && known.Before(since) {
+		return known
 	}
 	return since
 }
@@ -132,7 +147,14 @@ func later(a, b time.Time) time.Time {
 
 func (e *Engine) planGuest(s *sighting, tasks bool) {
 	s.pve = e.version()
+	s.who = e.judge(s, tasks)
+	if tasks {
+		e.surely(s)
+	}
 	in := plan.Input{Forms: e.forms, PVE: major(s.pve), Frozen: e.frozen(s.obs.Tasks, tasks)}
+	e.mu.Lock()
+	in.AllowAdditive, in.Reserve = e.set.AllowAdditive, e.set.Reserve
+	e.mu.Unlock()
 	in.Guests = map[guest.VMID]plan.Policy{s.want.VMID: e.policy(s, tasks)}
 	s.plan = in.Guest(s.want, s.obs)
 }
@@ -152,6 +174,7 @@ func (e *Engine) policy(s *sighting, tasks bool) plan.Policy {
 		pol.Hold["*"] = "changed by hand since the agent found it as wanted"
 	}
 	pol.SetAside = setAside(s)
+	doubt(&pol, s)
 	pol.Busy, s.wait = e.busy(s, tasks)
 	if o, open := e.led.Open(s.want.VMID); open {
 		pol.Busy = "op " + o.ID + " (" + string(o.Kind) + ") is under way"
@@ -200,12 +223,7 @@ func fingerprint(c guest.Config, key string) string {
 // note journals what was learned by looking: a guest's first sight, a hold's
 // beginning or end, and that it is as wanted.
 func (e *Engine) note(ctx context.Context, s sighting) error {
-	var recs []ledger.Record
-	if s.obs.Presence == plugin.Here && s.led.Incarnation == "" && s.obs.State.ID.Kind == s.want.Kind {
-		recs = append(recs, ledger.Record{Type: ledger.TypeSeen, Seen: &ledger.Seen{
-			Guest: s.obs.State.ID, Incarnation: rand.Text(),
-		}})
-	}
+	recs := s.recognise()
 	if s.held != s.led.Held && s.obs.Presence == plugin.Here {
 		recs = append(recs, ledger.Record{Type: ledger.TypeHeld, Held: &ledger.Held{VMID: s.want.VMID, Why: s.held}})
 	}
@@ -267,7 +285,12 @@ func (e *Engine) newOp(s sighting, a plan.Action, asker string) *op.Op {
 		ID: op.NewID(now), Asker: asker, Guest: s.obs.State.ID, Kind: a.Kind, Class: a.Class,
 		Reason: a.Reason, Set: a.Set, Delete: a.Delete, Digest: a.Digest, Params: a.Params,
 		Secret: a.Secret, Revision: s.want.Revision, Node: e.nodeName(), Planned: now,
+		Incarnation: s.led.Incarnation,
 	}
+	if o.Guest.Kind == "" { // it is to be made
+		o.Guest = guest.ID{Kind: s.want.Kind, VMID: s.want.VMID}
+	}
+	o.Explains = identity.Changes(o.Action())
 	if s.obs.HA.Managed && a.Kind != plugin.SetConfig {
 		o.Params = withParam(o.Params, "ha", string(s.want.Run))
 	}

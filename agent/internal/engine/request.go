@@ -242,6 +242,9 @@ func (e *Engine) carryOut(ctx context.Context, id guest.VMID, r request) queue.R
 	if !ok || o.State.Ended() {
 		return queue.Result{Done: o.State}
 	}
+	if isOrder(o) {
+		return e.carryOrder(ctx, id, o)
+	}
 	want := e.wanted(id)
 	if want == nil {
 		return e.abandon(ctx, o.ID, ErrNotManaged.Error())

@@ -31,12 +31,27 @@ func (e *Engine) resume() {
 		case o.State.InFlight(), o.State == op.Unknown:
 			e.log.Info("found an unfinished op", "guest", o.Guest.String(), "op", o.ID, "action", o.Kind, "state", o.State, "upid", o.Handle)
 			e.queue.Look(o.Guest.VMID, "unfinished op")
-		case o.Asker != op.Reconciler && (o.State == op.Planned || o.State == op.Retried):
+		case o.Kind == plugin.Destroy && (o.State == op.Granted || o.State == op.Retried):
+			e.queue.Look(o.Guest.VMID, "granted destroy")
+		case e.waitsForLane(o):
 			if _, err := e.queue.Submit(o.Guest.VMID, request{id: o.ID}); err != nil {
 				e.log.Error("cannot take up an op again", "guest", o.Guest.String(), "op", o.ID, "err", err)
 			}
 		}
 	}
+}
+
+// waitsForLane: an op that somebody asked for, or approved, and that was not
+// carried out yet.
+func (e *Engine) waitsForLane(o op.Op) bool {
+	_, approved := e.led.Approval(o.ID)
+	switch o.State {
+	case op.Planned, op.Retried:
+		return o.Asker != op.Reconciler || o.Gated()
+	case op.Awaiting:
+		return approved || e.hasPermits()
+	}
+	return false
 }
 
 // settle deals with the guest's op whose outcome is not known, if there is
@@ -85,7 +100,10 @@ func (e *Engine) probe(ctx context.Context, exec plugin.Executor, o *op.Op) (res
 		_, res = e.finish(ctx, o, v.Outcome, nil)
 		return res, true
 	case v.Finding == plugin.NotSent:
-		err = e.step(ctx, o, op.Abandoned, ledger.Step{Message: "proven not sent: " + v.Message})
+		err = e.step(ctx, o, notSent(o), ledger.Step{Message: "proven not sent: " + v.Message})
+		if err == nil && o.State == op.Retried && o.Kind != plugin.Destroy {
+			e.submitOrder(*o)
+		}
 	case left > 0:
 		return queue.Result{Again: min(left, 2*time.Second)}, true
 	default:

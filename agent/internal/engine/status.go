@@ -25,6 +25,9 @@ const (
 	StateDiffers   = "differs"   // differs, and the agent may not put it right
 	StateWorking   = "working"   // an op is in flight
 	StateUnknown   = "unknown"   // could not be observed
+	StateAwaiting  = "awaiting-approval"
+	// StateQuarantine: it is going to be destroyed.
+	StateQuarantine = "quarantine"
 )
 
 // View is how one guest stands.
@@ -171,6 +174,15 @@ func (e *Engine) viewLocked(id guest.VMID) View {
 	}
 	if o, open := e.led.Open(id); open {
 		v.Op, v.State = &o, StateWorking
+		return v
+	}
+	for _, o := range e.led.Waiting(id) {
+		if o.State == op.Awaiting {
+			v.Op = &o
+			if v.State == StateDiffers {
+				v.State = StateAwaiting
+			}
+		}
 	}
 	return v
 }

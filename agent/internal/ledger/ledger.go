@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/felhom/felhom-agent/agent/internal/identity"
 	"github.com/felhom/felhom-agent/agent/internal/journal"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/pkg/guest"
@@ -55,6 +56,24 @@ type Guest struct {
 	HARequested guest.RunState      `json:"ha_requested,omitempty"`
 	HARevision  string              `json:"ha_revision,omitempty"`
 	SetAside    map[string]SetAside `json:"set_aside,omitempty"`
+
+	// Evidence is what tells that it is the same guest; Explained are the
+	// parts of it that ops of ours may have changed since.
+	Evidence  *identity.Evidence `json:"evidence,omitempty"`
+	Explained []string           `json:"explained,omitempty"`
+	// Verdict is the last one on whether it is the same; "" is as Same.
+	Verdict    identity.Verdict     `json:"verdict,omitempty"`
+	VerdictWhy []string             `json:"verdict_why,omitempty"`
+	Continuity *identity.Continuity `json:"continuity,omitempty"`
+	AcceptedAt time.Time            `json:"accepted_at,omitzero"`
+	EvidenceAt time.Time            `json:"evidence_at,omitzero"`
+	// Lost says why the guest is not made although it is not here: it was.
+	Lost string `json:"lost,omitempty"`
+	// Removed is the op of ours that destroyed it; HalfMade the one that was
+	// to make it and did not succeed.
+	Removed    string      `json:"removed,omitempty"`
+	HalfMade   string      `json:"half_made,omitempty"`
+	Quarantine *Quarantine `json:"quarantine,omitempty"`
 }
 
 type state struct {
@@ -66,6 +85,11 @@ type state struct {
 	Keys    []Key                 `json:"keys"`   // idempotency keys, oldest first
 	Paused  bool                  `json:"paused,omitempty"`
 	Boot    string                `json:"boot,omitempty"`
+	// Approvals are by op, Permits by hash; Nonces are the used ones, oldest
+	// first.
+	Approvals map[string]*Approval `json:"approvals,omitempty"`
+	Permits   map[string]*Permit   `json:"permits,omitempty"`
+	Nonces    []string             `json:"nonces,omitempty"`
 	// Began is when the agent's present run began.
 	Began time.Time `json:"began,omitzero"`
 }
@@ -73,6 +97,7 @@ type state struct {
 func newState() state {
 	return state{
 		Guests: map[guest.VMID]*Guest{}, Ops: map[string]*op.Op{}, Desired: map[string]*Desired{},
+		Approvals: map[string]*Approval{}, Permits: map[string]*Permit{},
 	}
 }
 
@@ -164,6 +189,8 @@ func (l *Ledger) apply(r Record, at time.Time) error {
 	case TypeSeen:
 		g := l.guest(r.Seen.Guest.VMID)
 		g.ID, g.Incarnation, g.FirstSeen = r.Seen.Guest, r.Seen.Incarnation, at
+		g.Evidence, g.EvidenceAt, g.Explained = r.Seen.Evidence, at, nil
+		g.Verdict, g.Continuity, g.Lost, g.Removed = "", nil, "", ""
 	case TypeSettled:
 		g := l.guest(r.Settled.VMID)
 		g.Settled = r.Settled.Revision
@@ -185,6 +212,8 @@ func (l *Ledger) apply(r Record, at time.Time) error {
 			g.SetAside = map[string]SetAside{}
 		}
 		g.SetAside[r.SetAside.Key] = *r.SetAside
+	default:
+		l.applyGate(r, at)
 	}
 	// A type this version does not know is kept in the journal and ignored.
 	return nil
@@ -266,7 +295,8 @@ func (l *Ledger) desired(d *Desired, at time.Time) {
 }
 
 func (l *Ledger) op(o *op.Op) error {
-	if old := l.s.Ops[o.ID]; old != nil {
+	old := l.s.Ops[o.ID]
+	if old != nil {
 		moved := *old
 		if err := moved.Move(o.State); err != nil {
 			return err
@@ -276,6 +306,11 @@ func (l *Ledger) op(o *op.Op) error {
 	}
 	c := *o
 	l.s.Ops[o.ID] = &c
+	l.consume(o, old)
+	if o.State == op.Intent && len(o.Explains) > 0 {
+		g := l.guest(o.Guest.VMID)
+		g.Explained = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(g.Explained), o.Explains...))))
+	}
 	return nil
 }
 
@@ -291,6 +326,9 @@ func (l *Ledger) step(st *Step, at time.Time) error {
 	o.Message = cmp.Or(st.Message, o.Message)
 	if st.Undo != nil {
 		o.Undo = st.Undo
+	}
+	if st.Made != nil {
+		o.Made = st.Made
 	}
 	if o.State.Ended() {
 		o.Ended = at
@@ -310,6 +348,7 @@ func (l *Ledger) ended(o *op.Op) {
 	case o.State == op.Succeeded:
 		g.ForceStop = false
 	}
+	l.endedGate(o)
 	l.s.Ended = append(l.s.Ended, o.ID)
 	if len(l.s.Ended) > keepEnded {
 		delete(l.s.Ops, l.s.Ended[0])

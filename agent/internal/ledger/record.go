@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/felhom/felhom-agent/agent/internal/identity"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/hook"
@@ -38,6 +39,14 @@ const (
 	TypeReleased Type = "released"  // the operator ended a guest's hold
 	TypePaused   Type = "paused"    // the operator paused or resumed a guest or the host
 	TypeSetAside Type = "set-aside" // PVE refused a key
+
+	TypeIdentity   Type = "identity"   // the verdict on who a guest is, or its evidence, changed
+	TypeAccepted   Type = "accepted"   // the operator accepted a guest as the one that is meant
+	TypeForgot     Type = "forgot"     // the operator had a guest forgotten
+	TypeGone       Type = "gone"       // a guest that was known is not here any more
+	TypeApproval   Type = "approval"   // signatures for an op's request were handed in
+	TypePermit     Type = "permit"     // a standing permit was handed in, or withdrawn
+	TypeQuarantine Type = "quarantine" // a guest went into quarantine, or left it
 )
 
 // Record is one entry's payload. Exactly the field that Type names is set.
@@ -55,6 +64,14 @@ type Record struct {
 	Released *Released   `json:"released,omitempty"`
 	Paused   *Paused     `json:"paused,omitempty"`
 	SetAside *SetAside   `json:"set_aside,omitempty"`
+
+	Identity   *Identity   `json:"identity,omitempty"`
+	Accepted   *Accepted   `json:"accepted,omitempty"`
+	Forgot     *Forgot     `json:"forgot,omitempty"`
+	Gone       *Gone       `json:"gone,omitempty"`
+	Approval   *Approval   `json:"approval,omitempty"`
+	Permit     *Permit     `json:"permit,omitempty"`
+	Quarantine *Quarantine `json:"quarantine,omitempty"`
 }
 
 // What an Agent record tells of.
@@ -100,6 +117,8 @@ type Step struct {
 	Handle  string         `json:"handle,omitempty"`
 	Message string         `json:"message,omitempty"`
 	Undo    *plugin.Action `json:"undo,omitempty"`
+	// Made is what came of it, by the action kind's names.
+	Made map[string]string `json:"made,omitempty"`
 }
 
 // Key binds an idempotency key to what was asked for under it and to the ops
@@ -112,8 +131,9 @@ type Key struct {
 
 // Seen binds a VMID to an incarnation.
 type Seen struct {
-	Guest       guest.ID `json:"guest"`
-	Incarnation string   `json:"incarnation"`
+	Guest       guest.ID           `json:"guest"`
+	Incarnation string             `json:"incarnation"`
+	Evidence    *identity.Evidence `json:"evidence,omitempty"`
 }
 
 // Settled says that a guest was as wanted at this revision of its desire.

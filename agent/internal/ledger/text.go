@@ -6,6 +6,7 @@ package ledger
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/pkg/guest"
@@ -32,6 +33,18 @@ func (r Record) VMID() guest.VMID {
 		return r.Paused.VMID
 	case TypeSetAside:
 		return r.SetAside.VMID
+	case TypeIdentity:
+		return r.Identity.VMID
+	case TypeAccepted:
+		return r.Accepted.VMID
+	case TypeForgot:
+		return r.Forgot.VMID
+	case TypeGone:
+		return r.Gone.VMID
+	case TypeApproval:
+		return r.Approval.Guest.VMID
+	case TypeQuarantine:
+		return r.Quarantine.VMID
 	}
 	return 0
 }
@@ -43,6 +56,10 @@ func (r Record) OpID() string {
 		return r.Op.ID
 	case TypeStep:
 		return r.Step.ID
+	case TypeApproval:
+		return r.Approval.Op
+	case TypeQuarantine:
+		return r.Quarantine.Op
 	}
 	return ""
 }
@@ -81,15 +98,23 @@ func (r Record) Text() string {
 	case TypeSetAside:
 		return fmt.Sprintf("%s set aside: %s", r.SetAside.Key, r.SetAside.Words)
 	}
-	return "record of a type this version does not know: " + string(r.Type)
+	return r.gateText()
 }
 
 func opText(o *op.Op) string {
-	verb := "planned"
-	if o.State == op.Intent {
+	verb := string(o.State)
+	switch o.State {
+	case op.Awaiting:
+		verb = "waits for an approval"
+	case op.Granted:
+		verb = "granted to " + who(o.Approval) + ", not before " + o.NotBefore.UTC().Format(time.RFC3339)
+	case op.Intent:
 		verb = "intent"
 		if o.Attempt > 1 {
 			verb = fmt.Sprintf("intent, attempt %d", o.Attempt)
+		}
+		if o.Approval != nil && o.NotBefore.IsZero() {
+			verb += ", allowed by " + who(o.Approval)
 		}
 	}
 	return fmt.Sprintf("op %s %s: %s, asked by %s: %s", o.ID, verb, o.Kind, o.Asker, o.Reason)
@@ -104,4 +129,15 @@ func stepText(s *Step) string {
 		t += ": " + strings.TrimSpace(s.Message)
 	}
 	return t
+}
+
+// who names those that allowed an op.
+func who(a *op.Approval) string {
+	if a == nil {
+		return "nobody"
+	}
+	if a.Permit {
+		return fmt.Sprintf("permit %.12s", a.Hash)
+	}
+	return strings.Join(a.Signers, ", ")
 }

@@ -24,8 +24,11 @@ type State string
 
 // The states. An op in one of the last five has ended.
 const (
-	Planned   State = "planned"
-	Awaiting  State = "awaiting-approval"
+	Planned  State = "planned"
+	Awaiting State = "awaiting-approval"
+	// Granted: approved in two phases, the approval is spent and the op waits
+	// for its time (a destroy whose guest is in quarantine).
+	Granted   State = "granted"
 	Intent    State = "intent"  // on disk; its effect may have been asked for
 	Started   State = "started" // PVE works on it under Handle
 	Unknown   State = "unknown" // may have happened; only observation settles it
@@ -39,9 +42,11 @@ const (
 )
 
 var moves = map[State][]State{
-	"":       {Planned, Awaiting, Intent},
-	Planned:  {Awaiting, Intent, Refused, Abandoned},
-	Awaiting: {Intent, Refused, Abandoned},
+	"":      {Planned, Awaiting, Intent},
+	Planned: {Awaiting, Intent, Refused, Abandoned},
+	// Awaiting again: with a new request, the old one is worth nothing.
+	Awaiting: {Awaiting, Granted, Intent, Refused, Abandoned},
+	Granted:  {Intent, Refused, Abandoned},
 	Intent:   {Started, Succeeded, Failed, Refused, Unknown, Retried, Abandoned},
 	Started:  {Succeeded, Failed, Refused, Unknown, Retried},
 	Unknown:  {Succeeded, Failed},
@@ -88,7 +93,41 @@ type Op struct {
 	Ended    time.Time         `json:"ended,omitzero"`
 	Message  string            `json:"message,omitempty"` // how it ended, PVE's words
 	Undo     *plugin.Action    `json:"undo,omitempty"`
+	// Made is what came of it, by the action kind's names (a backup's volume).
+	Made map[string]string `json:"made,omitempty"`
+
+	// Incarnation is the guest's that is meant, and Explains the evidence of
+	// it that the op may change (package identity).
+	Incarnation string   `json:"incarnation,omitempty"`
+	Explains    []string `json:"explains,omitempty"`
+	// Parent is the op whose part this one is: a destroy's, for the steps of
+	// its quarantine.
+	Parent string `json:"parent,omitempty"`
+	// Undoes is the op that this one takes back.
+	Undoes string `json:"undoes,omitempty"`
+	// Request is the exact text that is to be signed, Effects what it says
+	// will happen, Basis those of them that must still hold at a later phase.
+	Request string   `json:"request,omitempty"`
+	Effects []string `json:"effects,omitempty"`
+	Basis   []string `json:"basis,omitempty"`
+	Plan    string   `json:"plan,omitempty"` // hash of what is planned
+	// NotBefore and NotAfter bound a granted op.
+	NotBefore time.Time `json:"not_before,omitzero"`
+	NotAfter  time.Time `json:"not_after,omitzero"`
+	// Approval is what allowed it. It is set in the record that consumes it.
+	Approval *Approval `json:"approval,omitempty"`
 }
+
+// Approval is a consumed approval or a use of a standing permit.
+type Approval struct {
+	Nonce   string   `json:"nonce,omitempty"`
+	Hash    string   `json:"hash"` // of the signed text
+	Permit  bool     `json:"permit,omitempty"`
+	Signers []string `json:"signers"` // "alice SHA256:..."
+}
+
+// Gated reports whether the op needs somebody's signature.
+func (o *Op) Gated() bool { return o.Class == guest.Irreversible }
 
 // Move changes the state, or says why it cannot.
 func (o *Op) Move(next State) error {

@@ -9,10 +9,11 @@ import (
 )
 
 func TestMoves(t *testing.T) {
-	all := []State{"", Planned, Awaiting, Intent, Started, Unknown, Succeeded, Failed, Refused, Abandoned, Retried}
+	all := []State{"", Planned, Awaiting, Granted, Intent, Started, Unknown, Succeeded, Failed, Refused, Abandoned, Retried}
 	legal := map[[2]State]bool{
 		{"", Planned}: true, {"", Awaiting}: true, {"", Intent}: true,
 		{Planned, Awaiting}: true, {Planned, Intent}: true, {Planned, Refused}: true, {Planned, Abandoned}: true,
+		{Awaiting, Awaiting}: true, {Awaiting, Granted}: true, {Granted, Intent}: true, {Granted, Refused}: true, {Granted, Abandoned}: true,
 		{Awaiting, Intent}: true, {Awaiting, Refused}: true, {Awaiting, Abandoned}: true,
 		{Intent, Started}: true, {Intent, Succeeded}: true, {Intent, Failed}: true, {Intent, Refused}: true,
 		{Intent, Unknown}: true, {Intent, Retried}: true, {Intent, Abandoned}: true,

@@ -5,7 +5,6 @@ package plan
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -14,7 +13,8 @@ import (
 	"github.com/felhom/felhom-agent/pkg/plugin"
 )
 
-// config plans one set_config with all benign changes of the guest.
+// config plans the changes of the guest's config, one set_config per class:
+// what is benign, what makes something new, and what needs a signature.
 func (in Input) config(g *Guest, want *desired.Guest, obs plugin.Observation) {
 	if len(want.Config) == 0 && len(want.Delete) == 0 {
 		return
@@ -23,20 +23,31 @@ func (in Input) config(g *Guest, want *desired.Guest, obs plugin.Observation) {
 		g.Withheld = append(g.Withheld, Withheld{Field: "config", What: "config not known", Why: obs.ConfigError})
 		return
 	}
-	act := Action{Kind: plugin.SetConfig, Class: guest.Benign, Effect: guest.Live, Digest: obs.Digest}
-	var reasons []string
+	byClass := map[guest.Class]*Action{}
 	for _, c := range in.changes(want, obs) {
-		if w := in.withhold(want, c); w != nil {
+		w := in.withhold(want, c)
+		if w != nil {
 			g.Withheld = append(g.Withheld, *w)
-			continue
 		}
-		act.add(c)
-		reasons = append(reasons, Describe(c))
+		if w == nil || c.Class == guest.Irreversible && w.Why == whyGated {
+			actionOf(byClass, c.Class, obs.Digest).add(c)
+		}
 	}
-	if len(act.Changes) > 0 {
-		act.Reason = strings.Join(reasons, ", ")
-		g.Actions = append(g.Actions, act)
+	for _, class := range []guest.Class{guest.Benign, guest.Additive} {
+		if a := byClass[class]; a != nil {
+			g.Actions = append(g.Actions, *a)
+		}
 	}
+	if a := byClass[guest.Irreversible]; a != nil {
+		g.Gated = append(g.Gated, *a)
+	}
+}
+
+func actionOf(m map[guest.Class]*Action, class guest.Class, digest string) *Action {
+	if m[class] == nil {
+		m[class] = &Action{Kind: plugin.SetConfig, Class: class, Effect: guest.Live, Digest: digest}
+	}
+	return m[class]
 }
 
 func (in Input) changes(want *desired.Guest, obs plugin.Observation) []guest.Change {
@@ -51,6 +62,10 @@ func (in Input) changes(want *desired.Guest, obs plugin.Observation) []guest.Cha
 
 func (a *Action) add(c guest.Change) {
 	a.Changes = append(a.Changes, view(c))
+	if a.Reason != "" {
+		a.Reason += ", "
+	}
+	a.Reason += Describe(c)
 	if c.Effect == guest.Restart {
 		a.Effect = guest.Restart
 	}
@@ -89,10 +104,10 @@ func (in Input) withhold(want *desired.Guest, c guest.Change) *Withheld {
 		w.Why = "this key is never written through the API" + rootHint(c)
 	case c.Class == guest.Unclassed:
 		w.Why = "nobody has classified this key, so it is reported and not written"
-	case c.Class == guest.Irreversible:
-		w.Why = "irreversible: it needs a signed approval"
-	case c.Class != guest.Benign:
-		w.Why = "it makes something new, which needs allow_additive and is not part of reconciling"
+	case c.Class == guest.Additive && !in.AllowAdditive:
+		w.Why = whyAdditive
+	case c.Class != guest.Benign && pol.Changed != "":
+		w.Why = pol.Changed
 	case c.Effect == guest.NeedsRoot:
 		w.Why = "PVE allows it to root@pam only, not to a token"
 	case c.Effect == guest.NeedsStop:
@@ -101,11 +116,18 @@ func (in Input) withhold(want *desired.Guest, c guest.Change) *Withheld {
 		w.Why = "PVE refused it: " + pol.SetAside[c.Key]
 	case held(want, pol, c.Key) != "":
 		w.Why, w.Settled = held(want, pol, c.Key), true
+	case c.Class == guest.Irreversible:
+		w.Why = whyGated
 	default:
 		return nil
 	}
 	return &w
 }
+
+const (
+	whyGated    = "irreversible: it needs a signed approval"
+	whyAdditive = "it makes something new, which needs allow_additive = true"
+)
 
 func rootHint(c guest.Change) string {
 	if c.Privilege == "root@pam" {
@@ -147,28 +169,4 @@ func short(v string) string {
 		v = string(r[:97]) + "..."
 	}
 	return v
-}
-
-// disks reports volumes that should be larger. Sizes are never part of a
-// set_config: PVE grows a volume by a call of its own.
-func (in Input) disks(g *Guest, want *desired.Guest, obs plugin.Observation) {
-	for _, key := range slices.Sorted(maps.Keys(want.Disks)) {
-		if want.Ignores(key) || obs.Config == nil {
-			continue
-		}
-		size := want.Disks[key]
-		have, ok := guest.DiskSize(want.Kind, key, obs.Config[key])
-		if ok && have >= size {
-			continue
-		}
-		w := Withheld{Field: key, What: fmt.Sprintf("%s grow to %s", key, guest.FormatSize(size))}
-		if ok {
-			w.What = fmt.Sprintf("%s size %s -> %s", key, guest.FormatSize(have), guest.FormatSize(size))
-		}
-		w.Why = "growing a disk makes something new, which needs allow_additive and is not part of reconciling"
-		if !ok {
-			w.Why = "the volume is not there or its size is not known"
-		}
-		g.Withheld = append(g.Withheld, w)
-	}
 }

@@ -7,9 +7,9 @@
 //
 // It is pure: it touches nothing, asks nothing and remembers nothing. It
 // guarantees that a config that could not be read is never written (P9), that
-// only keys of a benign class are ever written without a signature (P4), and
-// that an empty plan means that everything managed is as wanted or listed as
-// withheld (P6).
+// nothing irreversible is among the actions (P4), that nothing is made without
+// the policy that allows it and never twice (P5), and that an empty plan means
+// that everything managed is as wanted or listed as withheld (P6).
 package plan
 
 import (
@@ -31,7 +31,11 @@ type Input struct {
 	PVE int
 	// Frozen, when not empty, says why no guest is started or stopped now.
 	Frozen string
-	Guests map[guest.VMID]Policy
+	// AllowAdditive lets guests and volumes be made and disks grow. Reserve is
+	// how many bytes must stay free on the storage then.
+	AllowAdditive bool
+	Reserve       int64
+	Guests        map[guest.VMID]Policy
 }
 
 // Policy is what the agent remembers of one guest that bears on its plan.
@@ -51,8 +55,14 @@ type Policy struct {
 	// the present revision of the desire.
 	HARequested guest.RunState
 	// Identity, when not empty, says why this guest may not be touched: it is
-	// not the one that was known.
+	// not the one that was known, or it is in quarantine.
 	Identity string
+	// Changed, when not empty, says what about the guest changed and is not
+	// explained: then only what is benign is done.
+	Changed string
+	// Lost, when not empty, says why a guest that is not here is not made: it
+	// was known before.
+	Lost string
 }
 
 // Plan is the plan of a node, guests in VMID order. Guests that are as wanted
@@ -85,6 +95,9 @@ type Guest struct {
 	Name string   `json:"name,omitempty"`
 	// Actions are to be carried out in this order.
 	Actions []Action `json:"actions,omitempty"`
+	// Gated are those that need a signed approval. Each of their differences
+	// is in Withheld too.
+	Gated []Action `json:"gated,omitempty"`
 	// Withheld is what differs and is left alone.
 	Withheld []Withheld `json:"withheld,omitempty"`
 	// RestartNeeded names the keys that wait for the guest's next start.
@@ -157,6 +170,10 @@ func Make(in Input) Plan {
 // Guest plans one guest: config before run state.
 func (in Input) Guest(want *desired.Guest, obs plugin.Observation) Guest {
 	g := Guest{ID: guest.ID{Kind: want.Kind, VMID: want.VMID}, Name: obs.State.Name}
+	if obs.Presence == plugin.Gone && want.Mode != desired.Paused {
+		in.provision(&g, want)
+		return g
+	}
 	if w := untouchable(want, obs, in.Guests[want.VMID]); w != nil {
 		g.Withheld = []Withheld{*w}
 		return g
@@ -179,8 +196,6 @@ func untouchable(want *desired.Guest, obs plugin.Observation, pol Policy) *Withh
 		return &Withheld{Field: "guest", What: "paused", Why: "its document says mode = \"paused\"", Settled: true}
 	case obs.Presence == plugin.Elsewhere:
 		return no("not here", "the guest is on another node of the cluster")
-	case obs.Presence == plugin.Gone:
-		return no("absent", "no such guest on this node; making guests is not part of reconciling")
 	case obs.Presence != plugin.Here:
 		return no("not seen", unsure(obs))
 	case obs.State.ID.Kind != want.Kind:
@@ -213,12 +228,15 @@ func (in Input) holdBack(g *Guest, obs plugin.Observation) {
 	for _, a := range g.Actions {
 		g.Withheld = append(g.Withheld, Withheld{Field: fieldOf(a), What: a.Reason, Why: why, Waiting: true})
 	}
-	g.Actions = nil
+	g.Actions, g.Gated = nil, nil
 }
 
 func fieldOf(a Action) string {
-	if a.Kind == plugin.SetConfig {
+	switch a.Kind {
+	case plugin.SetConfig:
 		return "config"
+	case plugin.GrowDisk:
+		return a.Params["disk"]
 	}
 	return desired.RunField
 }

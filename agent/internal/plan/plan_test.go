@@ -36,6 +36,9 @@ func sketch(g Guest) []string {
 	for _, a := range g.Actions {
 		out = append(out, string(a.Kind)+": "+a.Reason)
 	}
+	for _, a := range g.Gated {
+		out = append(out, "gated "+string(a.Kind)+": "+a.Reason)
+	}
 	for _, w := range g.Withheld {
 		why := w.Why
 		if w.Waiting {
@@ -184,7 +187,7 @@ func TestGuest(t *testing.T) {
 			name:   "an absent guest is reported, not made",
 			want:   lxc(101, func(g *desired.Guest) { g.Run = guest.Running }),
 			obs:    plugin.Observation{Presence: plugin.Gone},
-			sketch: []string{"withheld guest: absent | no such guest on this node; making guests is not part of reconciling"},
+			sketch: []string{"withheld guest: absent | no such guest on this node, and its document does not say how to make it"},
 		},
 		{
 			name:   "a template is left alone",
@@ -197,6 +200,7 @@ func TestGuest(t *testing.T) {
 			want: lxc(101, func(g *desired.Guest) { g.Delete = []string{"mp0"} }),
 			obs:  here(101, guest.Stopped, guest.Config{"mp0": "local:101/vm-101-disk-1.raw,mp=/data,size=1G"}),
 			sketch: []string{
+				"gated set_config: mp0 local:101/vm-101-disk-1.raw,mp=/data,size=1G -> (absent)",
 				"withheld mp0: mp0 local:101/vm-101-disk-1.raw,mp=/data,size=1G -> (absent) | irreversible: it needs a signed approval",
 			},
 		},
@@ -213,7 +217,7 @@ func TestGuest(t *testing.T) {
 			want: lxc(101, func(g *desired.Guest) { g.Disks = map[string]int64{"rootfs": 16 << 30} }),
 			obs:  here(101, guest.Running, guest.Config{"rootfs": "local:101/vm-101-disk-0.raw,size=8G"}),
 			sketch: []string{
-				"withheld rootfs: rootfs size 8G -> 16G | growing a disk makes something new, which needs allow_additive and is not part of reconciling",
+				"withheld rootfs: rootfs size 8G -> 16G | it makes something new, which needs allow_additive = true",
 			},
 		},
 		{

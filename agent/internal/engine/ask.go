@@ -1,0 +1,281 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/felhom/felhom-agent/agent/internal/desired"
+	"github.com/felhom/felhom-agent/agent/internal/ledger"
+	"github.com/felhom/felhom-agent/agent/internal/op"
+	"github.com/felhom/felhom-agent/agent/internal/plan"
+	"github.com/felhom/felhom-agent/agent/internal/queue"
+	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/plugin"
+)
+
+// Order is one action on one guest that somebody asks for.
+type Order struct {
+	Guest  guest.VMID
+	Action plugin.ActionKind
+	Params map[string]string
+	// Key, if not empty, makes the order idempotent, as in Asked.
+	Key string
+	By  string
+	// As is the asker's name among the signers, for the four-eyes rule; empty
+	// if the asker is none of them.
+	As string
+}
+
+// ErrOrder is returned when an order makes no sense or may not be given.
+var ErrOrder = errors.New("this cannot be asked for")
+
+// orderParams are the parameters that each action kind takes when it is asked
+// for; those that end in "!" are needed.
+var orderParams = map[plugin.ActionKind][]string{
+	plugin.TakeSnapshot:   {"name!", "description"},
+	plugin.Backup:         {"storage!", "mode", "notes"},
+	plugin.Rollback:       {"name!"},
+	plugin.Restore:        {"source!", "storage"},
+	plugin.DeleteSnapshot: {"name!"},
+	plugin.DeleteBackup:   {"volume!"},
+	plugin.DeleteVolume:   {"volume!"},
+	plugin.Destroy:        {"backup", "without_backup", "purge"},
+}
+
+// classOf is the class of each kind that can be asked for. A vendor's own kind
+// is irreversible unless the operator declared it benign.
+func (e *Engine) classOf(k plugin.ActionKind) guest.Class {
+	switch k {
+	case plugin.TakeSnapshot, plugin.Backup:
+		return guest.Benign
+	}
+	if vendors(k) && e.benignKind(k) {
+		return guest.Benign
+	}
+	return guest.Irreversible
+}
+
+// vendors reports whether a kind is not the core's: those have a dot.
+func vendors(k plugin.ActionKind) bool { return strings.Contains(string(k), ".") }
+
+func (e *Engine) benignKind(k plugin.ActionKind) bool {
+	b, ok := e.opt.Executors.(interface{ Benign(plugin.ActionKind) bool })
+	return ok && b.Benign(k)
+}
+
+// check says what is wrong with an order by itself.
+func (e *Engine) checkOrder(q Order) error {
+	if len(q.Key) > maxKey {
+		return fmt.Errorf("the key has %d bytes, at most %d are allowed", len(q.Key), maxKey)
+	}
+	names, known := orderParams[q.Action]
+	if !known {
+		if !vendors(q.Action) {
+			return fmt.Errorf("%w: %q is no action that can be asked for; there are %s", ErrOrder, q.Action, orderKinds())
+		}
+		return nil // a vendor's: its executor checks the parameters
+	}
+	for _, n := range names {
+		if name, needed := strings.CutSuffix(n, "!"); needed && q.Params[name] == "" {
+			return fmt.Errorf("%w: %s needs %s=...", ErrOrder, q.Action, name)
+		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(q.Params)) {
+		if !slices.Contains(names, p) && !slices.Contains(names, p+"!") {
+			return fmt.Errorf("%w: %s has no parameter %q; it takes %s", ErrOrder, q.Action, p, strings.ReplaceAll(strings.Join(names, ", "), "!", ""))
+		}
+	}
+	return nil
+}
+
+func orderKinds() string {
+	var out []string
+	for k := range orderParams {
+		out = append(out, string(k))
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}
+
+// Ask takes an order. What is benign is carried out, whatever the host's mode;
+// what is irreversible becomes a request that waits for signatures, or goes
+// ahead under a standing permit.
+func (e *Engine) Ask(ctx context.Context, q Order) (Applied, error) {
+	if err := e.checkOrder(q); err != nil {
+		return Applied{}, err
+	}
+	content := fmt.Sprint("ask ", q.Guest, " ", q.Action, " ", q.Params)
+	if used, ok := e.led.Key(q.Key); ok && q.Key != "" {
+		return e.already(ctx, used, content)
+	}
+	s, err := e.inspect(ctx, q.Guest)
+	if err != nil {
+		return Applied{}, err
+	}
+	if why := mayAsk(s, q); why != "" {
+		return Applied{}, fmt.Errorf("guest %s: %w: %s", q.Guest, ErrOrder, why)
+	}
+	if err := e.note(ctx, s); err != nil {
+		return Applied{}, err
+	}
+	s.led = e.led.Guest(q.Guest)
+	a, err := e.ordered(s, q.Action, q.Params)
+	if err != nil {
+		return Applied{}, err
+	}
+	o := e.newOp(s, a.Action, q.By)
+	if err := e.takeOrder(ctx, s, o, a, q, content); err != nil {
+		return Applied{}, err
+	}
+	if o.State == op.Awaiting && !e.hasPermits() {
+		return Applied{Ops: []op.Op{o.Journalled()}}, nil
+	}
+	ops, err := e.await(ctx, []op.Op{o.Journalled()})
+	return Applied{Ops: ops}, err
+}
+
+// takeOrder journals an op that was asked for, before anybody is told.
+func (e *Engine) takeOrder(ctx context.Context, s sighting, o *op.Op, a gated, q Order, content string) error {
+	next := op.Planned
+	if o.Gated() {
+		next = op.Awaiting
+		if err := e.request(s, o, a, q.As); err != nil {
+			return err
+		}
+	}
+	if err := o.Move(next); err != nil {
+		return err
+	}
+	j := o.Journalled()
+	recs := []ledger.Record{{Type: ledger.TypeOp, Op: &j}}
+	if q.Key != "" {
+		recs = append(recs, ledger.Record{Type: ledger.TypeKey, Key: &ledger.Key{Key: q.Key, Content: content, Ops: []string{o.ID}}})
+	}
+	return e.append(ctx, recs...)
+}
+
+// mayAsk says why nothing may be asked of the guest, or "".
+func mayAsk(s sighting, q Order) string {
+	half := s.led.HalfMade != "" && q.Action == plugin.Destroy
+	class := guest.Irreversible
+	if q.Action == plugin.TakeSnapshot || q.Action == plugin.Backup {
+		class = guest.Benign
+	}
+	switch {
+	case s.obs.Presence != plugin.Here:
+		return "it is not here (" + string(s.obs.Presence) + ")"
+	case s.who.verdict != "" && !s.who.verdict.Allows(class) && !half:
+		var pol plan.Policy
+		doubt(&pol, &s)
+		return cmp.Or(pol.Identity, pol.Changed)
+	case s.obs.Config == nil:
+		return "its config could not be read: " + s.obs.ConfigError
+	case s.obs.State.Template && class != guest.Benign:
+		return "a template is left alone: clones may hang on it"
+	case s.led.Quarantine != nil && q.Action != plugin.Backup:
+		return "it is in quarantine for op " + s.led.Quarantine.Op
+	}
+	return ""
+}
+
+// inspect looks at a guest with everything that hangs on it, whether a
+// document names it or not.
+func (e *Engine) inspect(ctx context.Context, id guest.VMID) (sighting, error) {
+	s := sighting{want: e.wanted(id)}
+	obs, err := e.observe(ctx, plugin.GuestQuery{VMID: id, TasksSince: e.tasksSince(id), Inventory: true})
+	if err != nil {
+		return s, err
+	}
+	if s.want == nil {
+		s.want = &desired.Guest{VMID: id, Kind: obs.State.ID.Kind}
+	}
+	s.obs, s.led = obs, e.led.Guest(id)
+	e.noticeTwin(id, obs.Tasks)
+	e.planGuest(&s, true)
+	s.inactive = e.inactive(s.want)
+	return s, nil
+}
+
+// carryOrder is a lane's handling of an op that was asked for by itself, or
+// that waits for an approval. It is checked against the present first.
+func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.Result {
+	if o.State == op.Granted {
+		return queue.Result{Done: o.State}
+	}
+	s, err := e.inspect(ctx, id)
+	if err != nil {
+		return queue.Result{Again: 2 * time.Second}
+	}
+	if why := e.notNow(s); why != "" {
+		return queue.Result{Again: 2 * time.Second}
+	}
+	a, err := e.again(s, o)
+	if err != nil {
+		return e.abandon(ctx, o.ID, err.Error())
+	}
+	fresh := e.renew(s, o, a.Action)
+	if o.Gated() {
+		allowed, err := e.allow(ctx, s, fresh, a)
+		if err != nil || !allowed {
+			return queue.Result{Done: fresh.State, Err: err}
+		}
+		if o.Kind == plugin.Destroy {
+			return e.grant(ctx, fresh, a)
+		}
+	}
+	state, res := e.run(ctx, fresh)
+	switch state {
+	case op.Intent, op.Started, op.Retried:
+		return queue.Result{Again: max(res.Again, 500*time.Millisecond)}
+	}
+	e.queue.Look(id, "op ended")
+	return queue.Result{Done: state}
+}
+
+// notNow says why a call about the guest must wait, or "".
+func (e *Engine) notNow(s sighting) string {
+	if s.obs.State.Lock != "" {
+		return "the guest is locked (" + s.obs.State.Lock + ")"
+	}
+	why, _ := e.busy(&s, true)
+	return why
+}
+
+// again plans the op's action anew from what is there now.
+func (e *Engine) again(s sighting, o op.Op) (gated, error) {
+	if why := mayAsk(s, Order{Guest: o.Guest.VMID, Action: o.Kind}); why != "" {
+		return gated{}, errors.New(why)
+	}
+	if o.Undoes != "" {
+		return e.undoAgain(s, o)
+	}
+	if o.Kind != plugin.SetConfig {
+		return e.ordered(s, o.Kind, o.Params)
+	}
+	a := gatedOf(s.plan, o.Kind)
+	if a == nil {
+		return gated{}, errors.New("no longer wanted")
+	}
+	return gated{Action: *a, effects: configEffects(*a)}, nil
+}
+
+// renew is the op with what its action is now.
+func (e *Engine) renew(s sighting, o op.Op, a plan.Action) *op.Op {
+	fresh := e.newOp(s, a, o.Asker)
+	fresh.ID, fresh.State, fresh.Attempt, fresh.Planned = o.ID, o.State, o.Attempt, o.Planned
+	fresh.Request, fresh.Parent, fresh.Undoes, fresh.Approval = o.Request, o.Parent, o.Undoes, o.Approval
+	return fresh
+}
+
+func (e *Engine) hasPermits() bool {
+	return slices.ContainsFunc(e.led.Permits(), func(p ledger.Permit) bool { return !p.Withdrawn })
+}

@@ -1,0 +1,180 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/felhom/felhom-agent/agent/internal/ledger"
+	"github.com/felhom/felhom-agent/agent/internal/op"
+	"github.com/felhom/felhom-agent/agent/internal/plan"
+	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/plugin"
+)
+
+// Undo takes back an op: a guest out of quarantine, or a benign op by its
+// recorded inverse. Where a document wants otherwise the reconciler will do it
+// again; `status` tells.
+func (e *Engine) Undo(ctx context.Context, id, by string) (Applied, error) {
+	o, ok := e.led.Op(id)
+	switch {
+	case !ok:
+		return Applied{}, fmt.Errorf("op %s: %w", id, ErrNoOp)
+	case o.Kind == plugin.Destroy && (o.State == op.Granted || o.State == op.Retried):
+		return e.leaveQuarantine(ctx, o, by)
+	case o.State != op.Succeeded:
+		return Applied{}, fmt.Errorf("op %s: %w: it is %s, there is nothing to undo", id, ErrOrder, o.State)
+	}
+	s, err := e.inspect(ctx, o.Guest.VMID)
+	if err != nil {
+		return Applied{}, err
+	}
+	a, err := inverse(s, o)
+	if err != nil {
+		return Applied{}, err
+	}
+	u := e.newOp(s, a, by)
+	u.Undoes = o.ID
+	return e.orderNow(ctx, u)
+}
+
+// orderNow journals ops and carries them out in order.
+func (e *Engine) orderNow(ctx context.Context, os ...*op.Op) (Applied, error) {
+	ops := []op.Op{}
+	var recs []ledger.Record
+	for _, o := range os {
+		if err := o.Move(op.Planned); err != nil {
+			return Applied{}, err
+		}
+		j := o.Journalled()
+		ops = append(ops, j)
+		recs = append(recs, ledger.Record{Type: ledger.TypeOp, Op: &j})
+	}
+	if len(recs) > 0 {
+		if err := e.append(ctx, recs...); err != nil {
+			return Applied{}, err
+		}
+	}
+	ops, err := e.await(ctx, ops)
+	return Applied{Ops: ops}, err
+}
+
+// inverse is what undoes an op that is done, if nothing came after it.
+func inverse(s sighting, o op.Op) (plan.Action, error) {
+	no := func(why string) (plan.Action, error) {
+		return plan.Action{}, fmt.Errorf("op %s cannot be undone: %w: %s", o.ID, ErrOrder, why)
+	}
+	a := plan.Action{Class: guest.Benign, Reason: "undo of op " + o.ID, Digest: s.obs.Digest}
+	switch {
+	case o.Class != guest.Benign:
+		return no("it is " + string(o.Class))
+	case s.led.Incarnation != o.Incarnation:
+		return no("another guest has this VMID")
+	case o.Kind == plugin.Start && s.obs.State.Run == guest.Running:
+		a.Kind, a.Params = plugin.Shutdown, map[string]string{"timeout": "60"}
+		return a, nil
+	case (o.Kind == plugin.Shutdown || o.Kind == plugin.Stop) && s.obs.State.Run == guest.Stopped:
+		a.Kind = plugin.Start
+		return a, nil
+	case o.Kind != plugin.SetConfig:
+		return no("there is no inverse of a " + string(o.Kind) + " here")
+	case o.Undo == nil:
+		return no("its executor did not record what was there before")
+	}
+	if key := changedSince(o, s.obs.Config); key != "" {
+		return no(key + " was changed since")
+	}
+	a.Kind, a.Set, a.Delete = plugin.SetConfig, maps.Clone(o.Undo.Set), slices.Clone(o.Undo.Delete)
+	for k, v := range a.Set {
+		if v == op.Masked {
+			return no("the value of " + k + " before is a secret, which the journal does not keep")
+		}
+	}
+	return a, nil
+}
+
+// undoAgain plans an undo anew right before it is carried out.
+func (e *Engine) undoAgain(s sighting, u op.Op) (gated, error) {
+	o, ok := e.led.Op(u.Undoes)
+	if !ok {
+		return gated{}, fmt.Errorf("op %s is not remembered any more", u.Undoes)
+	}
+	if o.Kind != plugin.Destroy {
+		a, err := inverse(s, o)
+		return gated{Action: a}, err
+	}
+	a := plan.Action{Kind: u.Kind, Class: u.Class, Reason: u.Reason, Set: u.Set, Delete: u.Delete, Digest: s.obs.Digest}
+	return gated{Action: a}, nil
+}
+
+// changedSince names a key whose value is not what the op made it.
+func changedSince(o op.Op, conf guest.Config) string {
+	for _, k := range sorted(o.Set) {
+		if v, ok := conf[k]; (!ok || v != o.Set[k]) && o.Set[k] != op.Masked {
+			return k
+		}
+	}
+	for _, k := range o.Delete {
+		if _, ok := conf[k]; ok {
+			return k
+		}
+	}
+	return ""
+}
+
+// leaveQuarantine ends a granted destroy and makes the guest what it was.
+func (e *Engine) leaveQuarantine(ctx context.Context, o op.Op, by string) (Applied, error) {
+	q := e.led.Guest(o.Guest.VMID).Quarantine
+	if err := e.step(ctx, &o, op.Abandoned, ledger.Step{Message: "undone by " + by + ": nothing is deleted"}); err != nil {
+		return Applied{}, err
+	}
+	defer e.queue.Look(o.Guest.VMID, "out of quarantine")
+	if q == nil {
+		return Applied{}, nil // it had not begun
+	}
+	over := *q
+	over.Over = "undone by " + by
+	if err := e.append(ctx, ledger.Record{Type: ledger.TypeQuarantine, Quarantine: &over}); err != nil {
+		return Applied{}, err
+	}
+	s, err := e.inspect(ctx, o.Guest.VMID)
+	if err != nil {
+		return Applied{}, fmt.Errorf("the guest is out of quarantine, its former state is not restored: %w", err)
+	}
+	var ops []*op.Op
+	for _, a := range former(s, *q) {
+		u := e.newOp(s, a, by)
+		u.Undoes = o.ID
+		ops = append(ops, u)
+	}
+	return e.orderNow(ctx, ops...)
+}
+
+// former are the actions that make a guest what it was before quarantine.
+func former(s sighting, q ledger.Quarantine) []plan.Action {
+	var out []plan.Action
+	a := plan.Action{Kind: plugin.SetConfig, Class: guest.Benign, Reason: "out of quarantine, undo of op " + q.Op, Digest: s.obs.Digest}
+	for key, was := range map[string]string{"onboot": q.Onboot, "protection": q.Protection, "tags": q.Tags} {
+		switch now, there := s.obs.Config[key]; {
+		case was == "" && there:
+			a.Delete = append(a.Delete, key)
+		case was != "" && was != now:
+			if a.Set == nil {
+				a.Set = map[string]string{}
+			}
+			a.Set[key] = was
+		}
+	}
+	slices.Sort(a.Delete)
+	if len(a.Set)+len(a.Delete) > 0 {
+		out = append(out, a)
+	}
+	if q.Run == guest.Running && s.obs.State.Run == guest.Stopped {
+		out = append(out, plan.Action{Kind: plugin.Start, Class: guest.Benign, Reason: "out of quarantine, undo of op " + q.Op})
+	}
+	return out
+}
