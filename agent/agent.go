@@ -32,6 +32,7 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/oplog"
 	"github.com/felhom/felhom-agent/agent/internal/pluginhost"
+	"github.com/felhom/felhom-agent/agent/internal/power"
 	"github.com/felhom/felhom-agent/agent/internal/sdnotify"
 	"github.com/felhom/felhom-agent/agent/internal/signers"
 )
@@ -66,6 +67,7 @@ type Agent struct {
 	audit   *oplog.Log
 	socks   sockets
 	notify  *sdnotify.Notifier
+	power   *power.Watcher
 	down    teardown
 
 	mu  sync.Mutex // guards cfg
@@ -89,6 +91,7 @@ func New(ctx context.Context, opt Options) (_ *Agent, err error) {
 		{"journal", a.openJournal},
 		{"audit log", a.openAudit},
 		{"plugin host", a.makeHost},
+		{"host state", a.makePower},
 		{"engine", a.makeEngine},
 		{"sockets", a.listen},
 	} {
@@ -142,11 +145,23 @@ func (a *Agent) makeHost(context.Context) error {
 	return h.Set(specs(a.cfg, a.opt.Host))
 }
 
+// makePower watches whether the host goes down. What it learns makes every
+// guest worth a look.
+func (a *Agent) makePower(context.Context) error {
+	a.power = power.New(a.log, func(why string) { a.eng.Resync(why) })
+	return nil
+}
+
+func (a *Agent) hostState() engine.HostState {
+	s := a.power.State()
+	return engine.HostState{Frozen: s.Frozen, Booted: s.Booted}
+}
+
 func (a *Agent) makeEngine(context.Context) error {
 	e, err := engine.New(engine.Options{
 		Node: a.cfg.Agent.Node, Host: a.opt.Host, Settings: settingsOf(a.cfg), Observer: lateObserver{a.host},
 		Executors: a.host, Journal: a.jrn, Ledger: a.led, Logger: a.log, QueueSize: a.cfg.Limits.Queue, Drain: a.cfg.Agent.Drain,
-		Cache: fileCache{fs: fsys.OS{}, dir: filepath.Join(a.cfg.Agent.StateDir, "cache")}, Crash: a.opt.Crash,
+		HostState: a.hostState, Cache: fileCache{fs: fsys.OS{}, dir: filepath.Join(a.cfg.Agent.StateDir, "cache")}, Crash: a.opt.Crash,
 		Keys: a.keys,
 	})
 	if err != nil {
@@ -208,6 +223,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	hostDone := make(chan error, 1)
 	go func() { hostDone <- a.host.Run(plugins) }()
 	g.Go(func() error { return a.runEngine(gctx) })
+	g.Go(func() error { a.power.Run(gctx); return nil })
 	g.Go(func() error { return a.serveHooks(gctx) })
 	g.Go(func() error { return a.serveControl(gctx) })
 	if a.audit != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/agent/internal/plan"
 	"github.com/felhom/felhom-agent/agent/internal/pluginhost"
+	"github.com/felhom/felhom-agent/agent/internal/power"
 	"github.com/felhom/felhom-agent/pkg/guest"
 )
 
@@ -26,7 +27,9 @@ type Status struct {
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
 	// PVE is whether a connection to the node is configured.
-	PVE     bool                      `json:"pve_configured"`
+	PVE bool `json:"pve_configured"`
+	// Power is what is known of the host going down or coming up.
+	Power   power.State               `json:"host"`
 	Engine  engine.Status             `json:"engine"`
 	Plugins []pluginhost.PluginStatus `json:"plugins"`
 	Journal Head                      `json:"journal"`
@@ -51,7 +54,7 @@ func (s api) status() Status {
 	head := s.a.jrn.Head()
 	return Status{
 		Version: s.a.opt.Version, PID: os.Getpid(), Started: s.a.started,
-		PVE: s.a.config().PVE.URL != "", Engine: s.a.eng.Status(), Plugins: s.a.host.Status(),
+		PVE: s.a.config().PVE.URL != "", Power: s.a.power.State(), Engine: s.a.eng.Status(), Plugins: s.a.host.Status(),
 		Journal: Head{Seq: head.Seq, Hash: head.Hash},
 	}
 }

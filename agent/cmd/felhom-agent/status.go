@@ -14,6 +14,7 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/engine"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
+	"github.com/felhom/felhom-agent/agent/internal/power"
 )
 
 func cmdStatus(ctx context.Context, e *env, args []string) (int, error) {
@@ -41,6 +42,7 @@ func writeStatus(e *env, st agent.Status) {
 	}
 	fmt.Fprintf(w, "felhom-agent %s, mode %s, up %s\n", st.Version, e.style.bold(mode), time.Since(st.Started).Round(time.Second))
 	writeNode(e, st)
+	writePower(e, st.Power)
 	writeProviders(e, st.Engine)
 	writePluginLine(e, st.Plugins)
 	for _, warn := range warnings(st.Engine) {
@@ -66,6 +68,20 @@ func writeNode(e *env, st agent.Status) {
 	default:
 		fmt.Fprintf(e.stdout, "node %s: PVE %s, seen %s ago, %s not managed\n", en.Node, en.PVE,
 			time.Since(en.NodeAt).Round(time.Second), counted(en.Surplus, "guest"))
+	}
+}
+
+// writePower tells what keeps guests from being started or stopped now.
+func writePower(e *env, p power.State) {
+	switch {
+	case p.Frozen != "":
+		fmt.Fprintln(e.stdout, e.style.red("! ")+"no guest is started or stopped: "+p.Frozen)
+	case !p.Booted.IsZero():
+		fmt.Fprintf(e.stdout, "%sno guest is started or stopped until a startall has ended, or until %s: the host has just come up\n",
+			e.style.red("! "), p.Booted.Add(power.Settle).Local().Format(time.TimeOnly))
+	}
+	if p.Blind != "" {
+		fmt.Fprintln(e.stdout, "host: whether it goes down is known from PVE's tasks only: "+p.Blind)
 	}
 }
 
