@@ -14,6 +14,7 @@ const maxReasons = 8
 
 // lane is the work of one key. The queue's lock guards it.
 type lane[K comparable] struct {
+	q     *Queue[K]
 	key   K
 	items []*Ticket
 
@@ -35,14 +36,14 @@ type lane[K comparable] struct {
 }
 
 // want notes a look that is due now, and tells whether none was.
-func (l *lane[K]) want(reason string) bool {
+func (l *lane[K]) want(reason string, now time.Time) bool {
 	if reason != "" && len(l.reasons) < maxReasons && !slices.Contains(l.reasons, reason) {
 		l.reasons = append(l.reasons, reason)
 	}
 	if l.look {
 		return false
 	}
-	l.look, l.since = true, time.Now()
+	l.look, l.since = true, now
 	return true
 }
 

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 )
@@ -114,21 +115,31 @@ func (o *Options[K]) setDefaults() {
 	}
 }
 
+// minPrune is how many lanes are kept without a look at whether they hold anything.
+const minPrune = 256
+
 // Queue holds lanes. Work may be put in before Run; it waits.
 type Queue[K comparable] struct {
 	o Options[K]
-	// wake tells Run that a lane became ready or a time changed.
+	// wake tells Run that the earliest alarm changed.
 	wake chan struct{}
 
 	// mu guards what follows.
-	mu    sync.Mutex
-	lanes map[K]*lane[K]
-	ready fifo[*lane[K]]
-	alarm alarms[K]
+	mu sync.Mutex
+	// spawn starts a worker, nil before Run. coming counts the workers that will take a lane next, waiting those that
+	// wait until they are called.
+	spawn           func()
+	coming, waiting int
+	called          sync.Cond
+	// lanes are all that hold work, and some that did. At pruneAt of them those are looked for.
+	lanes   map[K]*lane[K]
+	pruneAt int
+	ready   fifo[*lane[K]]
+	alarm   alarms[K]
 	// active counts lanes at work, unfinished the items.
 	active, unfinished int
 	nextID             uint64
-	running, closed    bool
+	closed             bool
 	// idle is closed when the queue is closed and nothing is at work.
 	idle  chan struct{}
 	stats counters
@@ -139,7 +150,9 @@ type Queue[K comparable] struct {
 // New makes a queue. It panics without a handler.
 func New[K comparable](o Options[K]) *Queue[K] {
 	o.setDefaults()
-	return &Queue[K]{o: o, wake: make(chan struct{}, 1), lanes: map[K]*lane[K]{}, idle: make(chan struct{})}
+	q := &Queue[K]{o: o, wake: make(chan struct{}, 1), lanes: map[K]*lane[K]{}, pruneAt: minPrune, idle: make(chan struct{})}
+	q.called.L = &q.mu
+	return q
 }
 
 // Submit puts a value at the end of its lane. The error is ErrFull or ErrClosed.
@@ -165,8 +178,8 @@ func (q *Queue[K]) submit(key K, t *Ticket) (*Ticket, error) {
 	}
 	l := q.laneLocked(key)
 	q.nextID++
-	t.ID, t.since, t.done = q.nextID, time.Now(), make(chan struct{})
-	t.cancel = func(cause error) bool { return q.cancel(l, t, cause) }
+	now := time.Now()
+	t.ID, t.since, t.done, t.lane = q.nextID, now, make(chan struct{}), l
 	q.unfinished++
 	q.stats.submitted++
 	l.insert(t)
@@ -174,7 +187,7 @@ func (q *Queue[K]) submit(key K, t *Ticket) (*Ticket, error) {
 	if t.abort {
 		q.abortLocked(l, t)
 	}
-	q.scheduleLocked(l)
+	q.scheduleLocked(l, now)
 	return t, nil
 }
 
@@ -203,7 +216,8 @@ func (q *Queue[K]) abortLocked(l *lane[K], t *Ticket) {
 }
 
 // cancel takes a ticket out, or cancels the context it works under.
-func (q *Queue[K]) cancel(l *lane[K], t *Ticket, cause error) (removed bool) {
+func (l *lane[K]) cancel(t *Ticket, cause error) (removed bool) {
+	q := l.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
@@ -212,14 +226,14 @@ func (q *Queue[K]) cancel(l *lane[K], t *Ticket, cause error) (removed bool) {
 	case t.attempts == 0:
 		l.remove(t)
 		q.finishLocked(l, t, Cancelled, nil, fmt.Errorf("%w: %w", ErrCancelled, cause))
-		q.scheduleLocked(l)
+		q.scheduleLocked(l, time.Now())
 		return true
 	case l.current == t:
 		t.cause = cause
 		l.stop(cause)
 	default:
 		t.wake(cause)
-		q.scheduleLocked(l)
+		q.scheduleLocked(l, time.Now())
 	}
 	return false
 }
@@ -233,8 +247,9 @@ func (q *Queue[K]) Look(key K, reason string) {
 		return
 	}
 	l := q.laneLocked(key)
-	if l.want(reason) {
-		q.scheduleLocked(l)
+	now := time.Now()
+	if l.want(reason, now) {
+		q.scheduleLocked(l, now)
 	}
 }
 
@@ -246,25 +261,35 @@ func (q *Queue[K]) LookAfter(key K, d time.Duration) {
 		return
 	}
 	l := q.laneLocked(key)
-	l.lookAt = earlier(l.lookAt, time.Now().Add(d))
-	q.scheduleLocked(l)
+	now := time.Now()
+	l.lookAt = earlier(l.lookAt, now.Add(d))
+	q.scheduleLocked(l, now)
 }
 
 func (q *Queue[K]) laneLocked(key K) *lane[K] {
 	l := q.lanes[key]
 	if l == nil {
-		l = &lane[K]{key: key, alarmIndex: -1}
+		q.pruneLocked()
+		l = &lane[K]{q: q, key: key, alarmIndex: -1}
 		q.lanes[key] = l
 	}
 	return l
 }
 
-// scheduleLocked puts a lane where its state says: among the ready ones, on the alarm, or away.
-func (q *Queue[K]) scheduleLocked(l *lane[K]) {
+// pruneLocked forgets lanes that hold nothing, once they may be half of all.
+func (q *Queue[K]) pruneLocked() {
+	if len(q.lanes) < q.pruneAt {
+		return
+	}
+	maps.DeleteFunc(q.lanes, func(_ K, l *lane[K]) bool { return l.empty() })
+	q.pruneAt = max(minPrune, 2*len(q.lanes))
+}
+
+// scheduleLocked puts a lane where its state says: among the ready ones, on the alarm, or nowhere.
+func (q *Queue[K]) scheduleLocked(l *lane[K], now time.Time) {
 	if l.stop != nil || l.isReady {
 		return // looked at again when it is done
 	}
-	now := time.Now()
 	ready, at := l.next(now)
 	switch {
 	case q.closed:
@@ -273,13 +298,11 @@ func (q *Queue[K]) scheduleLocked(l *lane[K]) {
 		at = time.Time{}
 		l.isReady = true
 		q.ready.push(l)
+		q.callWorkerLocked()
 	}
 	q.alarm.set(l, at)
-	if ready || q.alarm.isFirst(l) {
+	if q.alarm.isFirst(l) {
 		q.wakeRun()
-	}
-	if !ready && at.IsZero() && l.empty() {
-		delete(q.lanes, l.key)
 	}
 }
 

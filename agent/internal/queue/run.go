@@ -11,43 +11,50 @@ import (
 	"time"
 )
 
+// maxWaiting bounds the workers that are kept for later.
+const maxWaiting = 64
+
 // Run hands out work until ctx ends or Drain was called, then waits for what is at work. Items that are not finished end
 // with ErrClosed. It returns nil after Drain, else ctx's cause. It may be called once.
 func (q *Queue[K]) Run(ctx context.Context) error {
-	q.mu.Lock()
-	if q.running {
-		q.mu.Unlock()
-		return errors.New("queue: Run was called twice")
-	}
-	q.running = true
-	q.mu.Unlock()
 	var workers sync.WaitGroup
+	if err := q.open(func() { workers.Go(func() { q.work(ctx) }) }); err != nil {
+		return err
+	}
+	defer workers.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for ctx.Err() == nil {
-		starts, wait, over := q.dispatch()
-		for _, l := range starts {
-			workers.Go(func() { q.work(ctx, l) })
-		}
-		if over {
-			workers.Wait()
-			return nil
-		}
-		timer.Reset(wait)
+	for {
 		select {
 		case <-q.wake:
 		case <-timer.C:
+		case <-q.idle:
+			return nil
 		case <-ctx.Done():
+			q.close()
+			q.stopAll(context.Cause(ctx))
+			return context.Cause(ctx)
 		}
+		timer.Reset(q.ring())
 	}
-	q.close()
-	workers.Wait()
-	return context.Cause(ctx)
 }
 
-// dispatch returns the lanes to be started now and how long nothing else is due. It is over when the queue is closed
-// and nothing is at work.
-func (q *Queue[K]) dispatch() (starts []*lane[K], wait time.Duration, over bool) {
+// open takes the way to start a worker, and has workers for what is ready already.
+func (q *Queue[K]) open(spawn func()) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.spawn != nil {
+		return errors.New("queue: Run was called twice")
+	}
+	q.spawn = spawn
+	for range q.ready.len() {
+		q.callWorkerLocked()
+	}
+	return nil
+}
+
+// ring makes the lanes ready whose time has come, and returns how long it is until the next one's.
+func (q *Queue[K]) ring() time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.beatLocked()
@@ -55,42 +62,86 @@ func (q *Queue[K]) dispatch() (starts []*lane[K], wait time.Duration, over bool)
 	for len(q.alarm) > 0 && !q.alarm[0].alarmAt.After(now) {
 		l := q.alarm[0]
 		q.alarm.set(l, time.Time{})
-		q.scheduleLocked(l)
+		q.scheduleLocked(l, now)
 	}
-	for q.ready.len() > 0 && (q.o.Parallel <= 0 || q.active < q.o.Parallel) {
-		q.active++
-		starts = append(starts, q.ready.pop())
-	}
-	wait = time.Hour
 	if len(q.alarm) > 0 {
-		wait = q.alarm[0].alarmAt.Sub(now)
+		return q.alarm[0].alarmAt.Sub(now)
 	}
-	return starts, wait, q.closed && q.active == 0
+	return time.Hour
 }
 
-// work does what is due in a lane, one piece, and goes on with the lane that is ready longest, until there is none.
-func (q *Queue[K]) work(ctx context.Context, l *lane[K]) {
-	for l != nil {
+// callWorkerLocked finds a worker for a lane that became ready: one that is coming anyway, one that waits, or a new one.
+// So at any time as many are coming as lanes are ready, or there are all that may be.
+func (q *Queue[K]) callWorkerLocked() {
+	switch {
+	case q.spawn == nil, q.coming >= q.ready.len():
+		return
+	case q.waiting > 0:
+		q.waiting--
+		q.called.Signal()
+	case q.o.Parallel > 0 && q.coming+q.active >= q.o.Parallel:
+		return
+	default:
+		q.spawn()
+	}
+	q.coming++
+}
+
+// work does one piece of work after another, each of the lane that is ready longest.
+func (q *Queue[K]) work(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx) // Run stops what is at work when ctx ends: cheaper than a child of it each time
+	var l *lane[K]
+	var r Result
+	for {
 		itemCtx, stop := context.WithCancelCause(ctx)
-		item, ok := q.begin(l, stop)
-		if ok {
-			q.end(l, q.o.Handle(itemCtx, l.key, item))
+		var item Item
+		if l, item = q.turn(l, r, stop); l != nil {
+			r = q.o.Handle(itemCtx, l.key, item)
 		}
 		stop(nil)
-		l = q.another()
+		if l == nil {
+			return
+		}
 	}
 }
 
-// begin takes the next piece of work of a ready lane; there is none if it was cancelled meanwhile.
-func (q *Queue[K]) begin(l *lane[K], stop context.CancelCauseFunc) (Item, bool) {
+// turn ends a worker's piece of work, if it had one, and waits for the next. There is none for it when the queue is
+// closed, or enough others wait.
+func (q *Queue[K]) turn(l *lane[K], r Result, stop context.CancelCauseFunc) (*lane[K], Item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	l.isReady = false
 	now := time.Now()
-	if ready, _ := l.next(now); !ready || q.closed {
-		q.scheduleLocked(l)
+	if l != nil {
+		q.active--
+		q.coming++
+		q.endLocked(l, r, now)
+	}
+	for {
+		for q.ready.len() > 0 {
+			l := q.ready.pop()
+			if item, ok := q.beginLocked(l, stop, now); ok {
+				return l, item
+			}
+		}
+		q.coming--
+		if q.closed || q.waiting >= maxWaiting {
+			return nil, Item{}
+		}
+		q.waiting++
+		q.called.Wait() // whoever wakes it counts it as coming
+		now = time.Now()
+	}
+}
+
+// beginLocked takes the next piece of work of a ready lane; there is none if it was cancelled meanwhile.
+func (q *Queue[K]) beginLocked(l *lane[K], stop context.CancelCauseFunc, now time.Time) (Item, bool) {
+	l.isReady = false
+	if ready, _ := l.next(now); !ready {
+		q.scheduleLocked(l, now)
 		return Item{}, false
 	}
+	q.coming--
+	q.active++
 	l.stop, l.started = stop, now
 	if t := l.head(); t != nil {
 		return q.beginItem(l, t), true
@@ -127,11 +178,9 @@ func (q *Queue[K]) beginLook(l *lane[K], now time.Time) Item {
 	return item
 }
 
-// end notes what became of a lane's work and schedules the lane anew.
-func (q *Queue[K]) end(l *lane[K], r Result) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	t, now := l.current, time.Now()
+// endLocked notes what became of a lane's work and schedules the lane anew.
+func (q *Queue[K]) endLocked(l *lane[K], r Result, now time.Time) {
+	t := l.current
 	l.stop, l.current = nil, nil
 	switch {
 	case t == nil:
@@ -146,7 +195,10 @@ func (q *Queue[K]) end(l *lane[K], r Result) {
 		}
 		q.finishLocked(l, t, Finished, r.Done, r.Err)
 	}
-	q.scheduleLocked(l)
+	q.scheduleLocked(l, now)
+	if q.closed && q.active == 0 {
+		close(q.idle)
+	}
 }
 
 func (q *Queue[K]) endLook(l *lane[K], r Result, now time.Time) {
@@ -186,21 +238,6 @@ func (q *Queue[K]) finishLocked(l *lane[K], t *Ticket, kind EventKind, result an
 	close(t.done)
 }
 
-// another returns the lane that is ready longest, or nil and the worker ends.
-func (q *Queue[K]) another() *lane[K] {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.ready.len() > 0 && (q.o.Parallel <= 0 || q.active <= q.o.Parallel) {
-		return q.ready.pop()
-	}
-	q.active--
-	if q.closed && q.active == 0 {
-		close(q.idle)
-		q.wakeRun()
-	}
-	return nil
-}
-
 // Drain takes no more work, lets what is at work end, and gives up the rest: their tickets end with ErrClosed, looks are
 // dropped. When ctx ends first, what is at work is cancelled with ErrDeadline and the error says how much it was. Run
 // ends when the last of it has returned.
@@ -211,22 +248,27 @@ func (q *Queue[K]) Drain(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
+	if n := q.stopAll(ErrDeadline); n > 0 {
+		return fmt.Errorf("drain: %d lanes were at work: %w: %w", n, ErrDeadline, context.Cause(ctx))
+	}
+	return nil
+}
+
+// stopAll cancels what is at work, and tells how much it is.
+func (q *Queue[K]) stopAll(cause error) (n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := 0
 	for _, l := range q.lanes {
-		if l.stop != nil {
-			n++
-			l.stop(ErrDeadline)
-			if l.current != nil {
-				l.current.cause = ErrDeadline
-			}
+		if l.stop == nil {
+			continue
+		}
+		n++
+		l.stop(cause)
+		if l.current != nil {
+			l.current.cause = cause
 		}
 	}
-	if n == 0 {
-		return nil
-	}
-	return fmt.Errorf("drain: %d lanes were at work: %w: %w", n, ErrDeadline, context.Cause(ctx))
+	return n
 }
 
 // close refuses new work and ends all tickets that are not at work.
@@ -247,7 +289,9 @@ func (q *Queue[K]) close() {
 	if q.active == 0 {
 		close(q.idle)
 	}
-	q.wakeRun()
+	q.coming += q.waiting
+	q.waiting = 0
+	q.called.Broadcast()
 }
 
 func (q *Queue[K]) emptyLocked(l *lane[K]) {

@@ -24,9 +24,14 @@ type Stats struct {
 func (q *Queue[K]) Stats() Stats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	c := q.stats
+	c, lanes := q.stats, 0
+	for _, l := range q.lanes {
+		if !l.empty() {
+			lanes++
+		}
+	}
 	return Stats{
-		Lanes: len(q.lanes), Active: q.active, Ready: q.ready.len(), Items: q.unfinished,
+		Lanes: lanes, Active: q.active, Ready: q.ready.len(), Items: q.unfinished,
 		Submitted: c.submitted, Finished: c.finished, Refused: c.refused, Looks: c.looks, FailedLooks: c.failedLooks,
 	}
 }
@@ -50,7 +55,7 @@ func (q *Queue[K]) Lane(key K) (LaneStats, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	l := q.lanes[key]
-	if l == nil {
+	if l == nil || l.empty() {
 		return LaneStats{}, false
 	}
 	s := LaneStats{Items: len(l.items), Look: l.look, NextLook: earlier(l.lookAt, l.retryAt), Failures: l.failures}

@@ -16,7 +16,7 @@ type Ticket struct {
 	value         any
 	urgent, abort bool
 	since         time.Time
-	cancel        func(cause error) bool
+	lane          interface{ cancel(*Ticket, error) bool }
 	done          chan struct{}
 
 	// The queue's lock guards what follows; result and err are settled before done is closed.
@@ -47,7 +47,7 @@ func (t *Ticket) Wait(ctx context.Context) (any, error) {
 
 // Cancel takes the item out if it did not start, and tells whether it did so. A started one has its context cancelled
 // with the cause, or is woken up with such a context if it waits; how it ends is its handler's decision.
-func (t *Ticket) Cancel(cause error) (removed bool) { return t.cancel(cause) }
+func (t *Ticket) Cancel(cause error) (removed bool) { return t.lane.cancel(t, cause) }
 
 // wake ends the pause of a started item, for one attempt under a cancelled context. It does not change who goes first:
 // an urgent item that may pass it still does.
