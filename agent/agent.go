@@ -162,7 +162,7 @@ func (a *Agent) makeEngine(context.Context) error {
 		Node: a.cfg.Agent.Node, Host: a.opt.Host, Settings: settingsOf(a.cfg), Observer: lateObserver{a.host},
 		Executors: a.host, Journal: a.jrn, Ledger: a.led, Logger: a.log, QueueSize: a.cfg.Limits.Queue, Drain: a.cfg.Agent.Drain,
 		HostState: a.hostState, Cache: fileCache{fs: fsys.OS{}, dir: filepath.Join(a.cfg.Agent.StateDir, "cache")}, Crash: a.opt.Crash,
-		Keys: a.keys,
+		Keys: a.keys, Clock: a.clockGood,
 	})
 	if err != nil {
 		return err
@@ -190,6 +190,7 @@ func settingsOf(c config.Config) engine.Settings {
 			engine.SlotCalls: c.Limits.Calls, engine.SlotReads: c.Limits.Reads, engine.SlotStartStop: c.Limits.StartStop,
 			engine.SlotBackup: c.Limits.Backup, engine.SlotOther: c.Limits.Other,
 		},
+		Gate: gateSettings(c.Gate), AllowAdditive: c.Agent.AllowAdditive, Reserve: int64(c.Agent.ReserveGiB) << 30,
 		MaxAge: map[string]time.Duration{}, Required: map[string]bool{}, Signed: map[string]engine.SignedRule{},
 	}
 	for _, p := range c.Providers {

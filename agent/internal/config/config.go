@@ -56,6 +56,9 @@ type Agent struct {
 	LogLevel                 slog.Level
 	// AllowAdditive lets the agent create guests and volumes and grow disks.
 	AllowAdditive bool
+	// ReserveGiB is how much must stay free on a storage on which it makes
+	// something.
+	ReserveGiB int
 	// Resync is how often every guest is looked at, event or not.
 	Resync time.Duration
 	// Drain is how long a stopping agent waits for what it has in flight.
@@ -118,6 +121,18 @@ type PVE struct {
 type Gate struct {
 	AllowedSigners string // empty = nobody may sign
 	RevokedKeys    string // empty = none is revoked; a file that is named must exist
+	// What an approval needs: how many people, that who asked does not count,
+	// that only security keys count, and only with their PIN.
+	Signatures                 int
+	FourEyes, SecurityKey, PIN bool
+	// Window is how long a request may be signed and carried out.
+	Window time.Duration
+	// Quarantine is how long a guest is kept before it is deleted, at least.
+	Quarantine time.Duration
+	// BackupAge is how old the last backup of a guest may be that is destroyed.
+	BackupAge time.Duration
+	// AssumeClock takes the host's clock for synchronised without asking.
+	AssumeClock bool
 }
 
 // Provider is one table [[provider]].
@@ -151,7 +166,7 @@ func Default() Config {
 		Agent: Agent{
 			Mode:     Observe,
 			StateDir: "/var/lib/felhom-agent", RunDir: "/run/felhom-agent", LogDir: "/var/log/felhom-agent",
-			LogLevel: slog.LevelInfo, Resync: 5 * time.Minute, Drain: 20 * time.Second,
+			LogLevel: slog.LevelInfo, ReserveGiB: 5, Resync: 5 * time.Minute, Drain: 20 * time.Second,
 		},
 		Hook:    Hook{Socket: "/run/felhom-agent/hook.sock", Spool: "/run/felhom-hook/spool", PeerUIDs: []int{0}},
 		Control: Control{Socket: "/run/felhom-agent/control.sock"},
@@ -163,7 +178,10 @@ func Default() Config {
 			Dir: "/etc/felhom-agent/plugins.d", FirstParty: "/usr/libexec/felhom-agent/plugins", TrustedUIDs: []int{0},
 		},
 		PVE:  PVE{ServerName: "localhost", Poll: 2 * time.Second},
-		Gate: Gate{AllowedSigners: "/etc/felhom-agent/allowed_signers", RevokedKeys: "/etc/felhom-agent/revoked_keys"},
+		Gate: Gate{
+			AllowedSigners: "/etc/felhom-agent/allowed_signers", RevokedKeys: "/etc/felhom-agent/revoked_keys",
+			Signatures: 1, Window: 24 * time.Hour, Quarantine: 72 * time.Hour, BackupAge: 24 * time.Hour,
+		},
 	}
 }
 

@@ -51,6 +51,7 @@ run_dir = "/r"
 log_dir = "/l"
 log_level = "debug"
 allow_additive = true
+reserve_gib = 7
 resync = "1h30m"
 drain = "1s"
 [hook]
@@ -85,6 +86,14 @@ poll = "100ms"
 [gate]
 allowed_signers = "/a"
 revoked_keys = ""
+signatures = 3
+four_eyes = true
+security_key = true
+pin = true
+window = "1h"
+quarantine = "2s"
+backup_age = "48h"
+assume_clock = true
 [[provider]]
 name = "local"
 plugin = "dir"
@@ -104,7 +113,7 @@ nested = { b = [1, 2.5, "x"], a = true }
 	want := Config{
 		Agent: Agent{
 			Mode: Enforce, Node: "pve1", StateDir: "/s", RunDir: "/r", LogDir: "/l", LogLevel: slog.LevelDebug,
-			AllowAdditive: true, Resync: 90 * time.Minute, Drain: time.Second,
+			AllowAdditive: true, ReserveGiB: 7, Resync: 90 * time.Minute, Drain: time.Second,
 		},
 		Hook:    Hook{Socket: "/r/h", Spool: "/r/spool", PeerUIDs: []int{0, 1000}},
 		Control: Control{Socket: "/r/c"},
@@ -121,7 +130,10 @@ nested = { b = [1, 2.5, "x"], a = true }
 			},
 			ServerName: "pve1.example.org", VMList: "/etc/pve/.vmlist", Poll: 100 * time.Millisecond,
 		},
-		Gate: Gate{AllowedSigners: "/a"},
+		Gate: Gate{
+			AllowedSigners: "/a", Signatures: 3, FourEyes: true, SecurityKey: true, PIN: true,
+			Window: time.Hour, Quarantine: 2 * time.Second, BackupAge: 48 * time.Hour, AssumeClock: true,
+		},
 		Providers: []Provider{
 			{Name: "local", Plugin: "dir", Threshold: 1},
 			{
@@ -130,7 +142,10 @@ nested = { b = [1, 2.5, "x"], a = true }
 				Config:  []byte(`{"nested":{"a":true,"b":[1,2.5,"x"]},"retries":3,"url":"https://hub.example.org"}`),
 			},
 		},
-		Notes: []string{"agent.toml:32: plugins.trusted_uids lets users other than root replace plugins; this is for development only"},
+		Notes: []string{
+			"agent.toml:33: plugins.trusted_uids lets users other than root replace plugins; this is for development only",
+			"agent.toml:52: gate.assume_clock takes this host's clock for right: whoever can set it can use an approval out of its time",
+		},
 	}
 	got, err := Parse("agent.toml", []byte(data))
 	if err != nil {

@@ -267,6 +267,11 @@ func (r *reader) notes() {
 			"%s:%d: plugins.trusted_uids lets users other than root replace plugins; this is for development only",
 			r.file, r.lines["plugins.trusted_uids"]))
 	}
+	if r.config.Gate.AssumeClock {
+		r.config.Notes = append(r.config.Notes, fmt.Sprintf(
+			"%s:%d: gate.assume_clock takes this host's clock for right: whoever can set it can use an approval out of its time",
+			r.file, r.lines["gate.assume_clock"]))
+	}
 }
 
 func (t table) sorted() []string { return slices.Sorted(maps.Keys(t.keys)) }

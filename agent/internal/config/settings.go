@@ -48,6 +48,7 @@ func agentSettings() []setting[Config] {
 		needsRestart(path("agent.log_dir", maxPath, func(c *Config) *string { return &c.Agent.LogDir })),
 		level("agent.log_level", func(c *Config) *slog.Level { return &c.Agent.LogLevel }),
 		boolean("agent.allow_additive", func(c *Config) *bool { return &c.Agent.AllowAdditive }),
+		number("agent.reserve_gib", 0, 1_000_000, func(c *Config) *int { return &c.Agent.ReserveGiB }),
 		duration("agent.resync", time.Second, 24*time.Hour, func(c *Config) *time.Duration { return &c.Agent.Resync }),
 		needsRestart(duration("agent.drain", time.Second, 10*time.Minute,
 			func(c *Config) *time.Duration { return &c.Agent.Drain })),
@@ -106,6 +107,14 @@ func gateSettings() []setting[Config] {
 	return []setting[Config]{
 		optionalPath("gate.allowed_signers", func(c *Config) *string { return &c.Gate.AllowedSigners }),
 		optionalPath("gate.revoked_keys", func(c *Config) *string { return &c.Gate.RevokedKeys }),
+		number("gate.signatures", 1, 16, func(c *Config) *int { return &c.Gate.Signatures }),
+		boolean("gate.four_eyes", func(c *Config) *bool { return &c.Gate.FourEyes }),
+		boolean("gate.security_key", func(c *Config) *bool { return &c.Gate.SecurityKey }),
+		boolean("gate.pin", func(c *Config) *bool { return &c.Gate.PIN }),
+		duration("gate.window", time.Minute, 7*24*time.Hour, func(c *Config) *time.Duration { return &c.Gate.Window }),
+		duration("gate.quarantine", time.Second, 365*24*time.Hour, func(c *Config) *time.Duration { return &c.Gate.Quarantine }),
+		duration("gate.backup_age", time.Minute, 365*24*time.Hour, func(c *Config) *time.Duration { return &c.Gate.BackupAge }),
+		boolean("gate.assume_clock", func(c *Config) *bool { return &c.Gate.AssumeClock }),
 	}
 }
 

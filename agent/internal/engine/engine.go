@@ -53,11 +53,11 @@ type journaler interface {
 
 // Settings are what a reload may change.
 type Settings struct {
-	Mode     Mode
-	Resync   time.Duration // every managed guest is looked at this often
-	Breaker  BreakerSettings
-	Limits   map[string]int // slot name -> number, see the Slot constants
-	Gate     GateSettings
+	Mode    Mode
+	Resync  time.Duration // every managed guest is looked at this often
+	Breaker BreakerSettings
+	Limits  map[string]int // slot name -> number, see the Slot constants
+	Gate    GateSettings
 	// AllowAdditive lets guests and volumes be made and disks grow; Reserve is
 	// how many bytes must stay free on the storage then.
 	AllowAdditive bool

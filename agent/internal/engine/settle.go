@@ -124,10 +124,9 @@ func (e *Engine) taken(o *op.Op) []string {
 	return out
 }
 
-// byObservation turns an unknown op into a succeeded or failed one by what is
-// there now.
+// byObservation ends an unknown op by what is there now.
 func (e *Engine) byObservation(ctx context.Context, o *op.Op) (queue.Result, bool) {
-	obs, err := e.observe(ctx, plugin.GuestQuery{VMID: o.Guest.VMID})
+	obs, err := e.observe(ctx, plugin.GuestQuery{VMID: o.Guest.VMID, Inventory: isOrder(*o)})
 	if err != nil {
 		return queue.Result{Err: err}, true
 	}
@@ -140,46 +139,4 @@ func (e *Engine) byObservation(ctx context.Context, o *op.Op) (queue.Result, boo
 	}
 	e.report(o, next, why)
 	return queue.Result{}, false
-}
-
-// observed tells whether the guest is as the op would have made it.
-func (e *Engine) observed(o *op.Op, obs plugin.Observation) (op.State, string, bool) {
-	if obs.Presence == plugin.Unsure {
-		return "", "", false
-	}
-	verdict := func(happened bool, what string) (op.State, string, bool) {
-		if happened {
-			return op.Succeeded, "settled by observation: " + what, true
-		}
-		return op.Failed, "settled by observation: " + what, true
-	}
-	if obs.Presence != plugin.Here || obs.State.ID != o.Guest {
-		return verdict(false, "the guest is not here any more")
-	}
-	switch o.Kind {
-	case plugin.Start, plugin.Stop, plugin.Shutdown:
-		wanted := guest.Stopped
-		if o.Kind == plugin.Start {
-			wanted = guest.Running
-		}
-		return verdict(obs.State.Run == wanted, "the guest is "+string(obs.State.Run))
-	case plugin.SetConfig:
-		if obs.Config == nil {
-			return "", "", false
-		}
-		diff := e.forms.Diff(guest.Facts{Kind: o.Guest.Kind}, e.comparable(o), o.Delete, obs.Config)
-		return verdict(len(diff) == 0, fmt.Sprintf("%d of the keys differ from what was written", len(diff)))
-	}
-	return verdict(false, "nothing shows that it happened")
-}
-
-// comparable are the values of a set_config that the journal kept.
-func (e *Engine) comparable(o *op.Op) guest.Config {
-	out := guest.Config{}
-	for k, v := range o.Set {
-		if v != op.Masked {
-			out[k] = v
-		}
-	}
-	return out
 }

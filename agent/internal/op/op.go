@@ -28,10 +28,12 @@ const (
 	Awaiting State = "awaiting-approval"
 	// Granted: approved in two phases, the approval is spent and the op waits
 	// for its time (a destroy whose guest is in quarantine).
-	Granted   State = "granted"
-	Intent    State = "intent"  // on disk; its effect may have been asked for
-	Started   State = "started" // PVE works on it under Handle
-	Unknown   State = "unknown" // may have happened; only observation settles it
+	Granted State = "granted"
+	Intent  State = "intent"  // on disk; its effect may have been asked for
+	Started State = "started" // PVE works on it under Handle
+	// Unknown: it may have happened. Observation settles it; what leaves no mark
+	// that could be observed is abandoned.
+	Unknown   State = "unknown"
 	Succeeded State = "succeeded"
 	Failed    State = "failed"
 	Refused   State = "refused"
@@ -49,7 +51,7 @@ var moves = map[State][]State{
 	Granted:  {Intent, Refused, Abandoned},
 	Intent:   {Started, Succeeded, Failed, Refused, Unknown, Retried, Abandoned},
 	Started:  {Succeeded, Failed, Refused, Unknown, Retried},
-	Unknown:  {Succeeded, Failed},
+	Unknown:  {Succeeded, Failed, Abandoned},
 	Retried:  {Intent, Refused, Abandoned},
 }
 
