@@ -192,7 +192,7 @@ func (h *Host) Run(ctx context.Context) error {
 	if err := h.begin(); err != nil {
 		return err
 	}
-	stop := h.startSpawner()
+	stop := h.spawn.background()
 	defer stop() // after the last plugin has ended
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -216,17 +216,6 @@ func (h *Host) Run(ctx context.Context) error {
 			h.end()
 			return nil
 		}
-	}
-}
-
-// startSpawner starts the thread that starts processes; stop ends it.
-func (h *Host) startSpawner() (stop func()) {
-	var wg sync.WaitGroup
-	done := make(chan struct{})
-	wg.Go(func() { h.spawn.run(done) })
-	return func() {
-		close(done)
-		wg.Wait()
 	}
 }
 

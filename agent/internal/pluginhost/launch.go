@@ -32,27 +32,33 @@ type processLauncher struct {
 }
 
 func (l *processLauncher) launch(ctx context.Context, s Spec) (*instance, error) {
+	_, p, err := l.start(ctx, s)
+	return p, err
+}
+
+// start does the work of launch.
+func (l *processLauncher) start(ctx context.Context, s Spec) (*running, *instance, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.opts.StartTimeout)
 	defer cancel()
 	cfg, err := l.config(s)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	exe, err := openExecutable(s, l.opts.TrustedUIDs)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer exe.file.Close()
 	r := &running{log: newOutput(l.opts, s.Name, cfg.Secrets)}
 	r.child = newChild(l.spawn, r.log.line)
 	p, err := l.bringUp(ctx, r, s, exe, cfg)
 	if err == nil {
-		return p, nil
+		return r, p, nil
 	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, errRefused) {
 		err = fmt.Errorf("%w (%w)", err, cause)
 	}
-	return nil, errors.Join(err, r.end(false, l.opts.StopTimeout))
+	return nil, nil, errors.Join(err, r.end(false, l.opts.StopTimeout))
 }
 
 // bringUp takes the steps from the checked file to a configured plugin. What
@@ -78,12 +84,12 @@ func (l *processLauncher) bringUp(ctx context.Context, r *running, s Spec, exe *
 	}
 	r.wg.Go(r.readStdio)
 	client := plugin.NewClient(r.conn)
-	info, err := introduce(ctx, client, s, cfg, l.opts.Version)
+	kinds, info, err := introduce(ctx, client, s, cfg, l.opts.Version)
 	if err != nil {
 		return nil, err
 	}
 	return &instance{
-		client: client, info: info, pid: r.child.pid(),
+		client: client, kinds: kinds, info: info, pid: r.child.pid(),
 		exited: r.child.exited, why: r.child.why, health: r.health,
 		stop: func(ask bool) error { return r.end(ask, l.opts.StopTimeout) },
 	}, nil
@@ -113,18 +119,22 @@ func (l *processLauncher) config(s Spec) (plugin.Config, error) {
 // go-plugin nothing else is used: its client would let the plugin make
 // goroutines in the agent without a bound.
 func (l *processLauncher) handshake(ctx context.Context, r *running, s Spec, prog program) (net.Addr, *tls.Config, error) {
+	own, err := newIdentity()
+	if err != nil {
+		return nil, nil, err
+	}
 	cfg := &goplugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig(),
 		VersionedPlugins: plugin.HostPlugins(),
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
-		AutoMTLS:         true,
+		TLSConfig:        own.config(), // what AutoMTLS would do, with our own key
 		SkipHostEnv:      true,
 		StartTimeout:     l.opts.StartTimeout,
 		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: l.opts.SocketDir},
 		Logger:           hclogTo(l.opts.Logger.With("plugin", s.Name)),
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			r.dir = dir
-			r.child.prepare(command(prog, s, cmd.Env, dir), func(line string) error { return checkHandshake(line, dir) })
+			r.child.prepare(command(prog, s, append(cmd.Env, own.env()), dir), func(line string) error { return checkHandshake(line, dir) })
 			return r.child, nil
 		},
 	}

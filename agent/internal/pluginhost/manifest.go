@@ -86,6 +86,29 @@ func readManifest(path, name string, trusted []uint32) Spec {
 	return s
 }
 
+// DraftManifest reads one manifest for a trial of its plugin: it may be
+// anybody's, and what it names need not be pinned. It must not be run by a
+// Host.
+func DraftManifest(path string) (Spec, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return Spec{}, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return Spec{}, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	if err != nil {
+		return Spec{}, err
+	}
+	name := strings.TrimSuffix(filepath.Base(path), ".toml")
+	s, err := parseManifest(path, name, data)
+	s.Name, s.Source = name, path
+	return s, err
+}
+
 func parseManifestFile(path, name string, trusted []uint32) (Spec, error) {
 	f, err := openTrusted(path, trusted)
 	if err != nil {

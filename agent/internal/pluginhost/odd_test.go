@@ -135,6 +135,7 @@ func (o *oddExecutor) Apply(ctx context.Context, a plugin.Action, _ string, emit
 		os.Exit(3)
 	case "freeze":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		<-ctx.Done() // the signal takes its time; no answer may slip out before it
 	case "flood":
 		return say("%d", flood())
 	case "grandchild":

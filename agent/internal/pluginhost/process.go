@@ -106,25 +106,29 @@ func (r *running) dial(addr net.Addr, cfg *tls.Config) error {
 	return err
 }
 
-// introduce hands over the configuration and hears who the plugin is.
-func introduce(ctx context.Context, c *plugin.Client, s Spec, cfg plugin.Config, version string) (plugin.Info, error) {
+// introduce hands over the configuration and hears who the plugin is. A spec
+// without kinds takes what is served.
+func introduce(ctx context.Context, c *plugin.Client, s Spec, cfg plugin.Config, version string) ([]plugin.Kind, plugin.Info, error) {
 	kinds, err := c.Configure(ctx, cfg, version)
 	if errors.Is(err, plugin.ErrInvalid) {
-		return plugin.Info{}, refuse("correct the configuration of the plugin", "it says: %v", err)
+		return nil, plugin.Info{}, refuse("correct the configuration of the plugin", "it says: %v", err)
 	}
 	if err != nil {
-		return plugin.Info{}, fmt.Errorf("configure: %w", err)
+		return nil, plugin.Info{}, fmt.Errorf("configure: %w", err)
 	}
 	for _, want := range s.Kinds {
 		if !slices.Contains(kinds, want) {
-			return plugin.Info{}, refuse("correct the kind of the plugin", "it should be %s and serves %v", want, kinds)
+			return nil, plugin.Info{}, refuse("correct the kind of the plugin", "it should be %s and serves %v", want, kinds)
 		}
 	}
-	info, err := describe(ctx, c, s.Kinds[0])
-	if err != nil {
-		return plugin.Info{}, fmt.Errorf("describe: %w", err)
+	if len(kinds) == 0 {
+		return nil, plugin.Info{}, refuse("use another build of the plugin", "it serves none of executor, observer, provider")
 	}
-	return info, nil
+	info, err := describe(ctx, c, append(slices.Clone(s.Kinds), kinds...)[0])
+	if err != nil {
+		return nil, plugin.Info{}, fmt.Errorf("describe: %w", err)
+	}
+	return kinds, info, nil
 }
 
 func describe(ctx context.Context, c *plugin.Client, k plugin.Kind) (plugin.Info, error) {

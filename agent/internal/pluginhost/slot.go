@@ -54,6 +54,7 @@ type launcher interface {
 // instance is one running plugin process.
 type instance struct {
 	client *plugin.Client
+	kinds  []plugin.Kind // what it serves
 	info   plugin.Info
 	pid    int
 	exited <-chan struct{} // closed when the process is gone

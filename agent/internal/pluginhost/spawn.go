@@ -267,6 +267,17 @@ func (c *child) HostToPlugin(network, addr string) (string, string, error) {
 // not when the process does.
 type spawner struct{ jobs chan func() }
 
+// background starts the thread that starts processes; stop ends it.
+func (s *spawner) background() (stop func()) {
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() { s.run(done) })
+	return func() {
+		close(done)
+		wg.Wait()
+	}
+}
+
 // run serves do until done is closed.
 func (s *spawner) run(done <-chan struct{}) {
 	runtime.LockOSThread()

@@ -94,10 +94,15 @@ func (s Spec) validate() error {
 			return fmt.Errorf("kind: %q is none of executor, observer, provider", k)
 		}
 	}
+	return errors.Join(s.validateFile(), s.validateActions())
+}
+
+// validateFile says what is wrong with what is executed and handed over.
+func (s Spec) validateFile() error {
 	if !filepath.IsAbs(s.Path) || filepath.Clean(s.Path) != s.Path {
 		return fmt.Errorf("executable: %q is not a clean absolute path", s.Path)
 	}
-	return errors.Join(s.validateActions(), s.validateEnv(), s.validatePins(), s.validateSecrets())
+	return errors.Join(s.validateEnv(), s.validatePins(), s.validateSecrets())
 }
 
 func (s Spec) validateActions() error {

@@ -23,6 +23,10 @@ import (
 // errRefused is the kind of an error that only a person can end.
 var errRefused = errors.New("refused")
 
+// ErrRefused is the kind of a Launch's error that only a person can end: the
+// file or the configuration must change.
+var ErrRefused = errRefused
+
 // refuse makes an errRefused: what is wrong, and what to do about it.
 func refuse(remedy, format string, args ...any) error {
 	return fmt.Errorf("%w: %s; remedy: %s", errRefused, fmt.Sprintf(format, args...), remedy)
