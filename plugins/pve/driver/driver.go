@@ -77,7 +77,7 @@ func (d *Driver) set(o Options) error {
 func (d *Driver) Describe(context.Context) (plugin.Info, error) {
 	return plugin.Info{
 		Name: "pve", Version: orElse(d.Version, "devel"),
-		Actions: []plugin.ActionKind{plugin.Start, plugin.Shutdown, plugin.Stop, plugin.Reboot, plugin.SetConfig},
+		Actions: plugin.CoreActions(),
 	}, nil
 }
 

@@ -69,11 +69,8 @@ func (d *Driver) joined(ctx context.Context, j *job, k *call) (plugin.Outcome, e
 
 // perform looks, sends and waits.
 func (d *Driver) perform(ctx context.Context, j *job) (plugin.Outcome, error) {
-	send := d.power
-	if j.Kind == plugin.SetConfig {
-		send = d.setConfig
-	}
-	upid, o, err := send(ctx, j)
+	m, _ := methodOf(j.Kind)
+	upid, o, err := m.send(d, ctx, j)
 	if upid.IsZero() {
 		return o, err
 	}
@@ -95,36 +92,12 @@ func (d *Driver) resume(ctx context.Context, j *job, handle string) (plugin.Outc
 	return j.masked(o), err
 }
 
-// check refuses what makes no sense before anything is sent.
-func (d *Driver) check(a plugin.Action) error {
-	invalid := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %s", plugin.ErrInvalid, fmt.Sprintf(format, args...))
-	}
-	switch a.Kind {
-	case plugin.Start, plugin.Shutdown, plugin.Stop, plugin.Reboot:
-		if len(a.Set) > 0 || len(a.Delete) > 0 {
-			return invalid("%s takes no config keys", a.Kind)
-		}
-	case plugin.SetConfig:
-		if err := checkSetConfig(a); err != nil {
-			return err
-		}
-	default:
-		return fmt.Errorf("%w: action kind %q", plugin.ErrUnsupported, a.Kind)
-	}
-	if a.Node != "" && a.Node != d.opts.Node {
-		return invalid("guest %s is on node %s, this is %s", a.Guest, a.Node, d.opts.Node)
-	}
-	if !a.Guest.Kind.Valid() {
-		return invalid("%q is no guest", a.Guest)
-	}
-	for p := range a.Params {
-		if p != "timeout" || a.Kind != plugin.Shutdown && a.Kind != plugin.Reboot {
-			return invalid("%s has no parameter %q", a.Kind, p)
-		}
-	}
-	_, err := timeout(a)
-	return err
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", plugin.ErrInvalid, fmt.Sprintf(format, args...))
+}
+
+func unsupported(k plugin.ActionKind) error {
+	return fmt.Errorf("%w: action kind %q", plugin.ErrUnsupported, k)
 }
 
 // maxTimeout bounds how long a guest may be given to shut down.

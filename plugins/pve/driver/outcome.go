@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 	reasonQuorum      = "quorum"      // the cluster file system is read-only
 	reasonTransient   = "transient"   // PVE failed for the moment
 	reasonUnreachable = "unreachable" // the daemon or node behind the API is away
+	reasonUnsure      = "unsure"      // what has to be proven first is not proven
 )
 
 // How long to leave a guest alone after each.
@@ -32,6 +34,7 @@ const (
 	afterQuorum      = 30 * time.Second
 	afterTransient   = 2 * time.Second
 	afterUnreachable = 10 * time.Second
+	afterUnsure      = 30 * time.Second
 )
 
 // words is what PVE said, or what there is to say if it said nothing.
@@ -95,10 +98,42 @@ func (d *Driver) outcome(ctx context.Context, j *job, err error) (plugin.Outcome
 		o.RefusedKeys = d.refusedKeys(j.Action, err)
 		return o, nil
 	}
-	if j.Kind == plugin.SetConfig {
+	switch j.Kind {
+	case plugin.SetConfig:
 		return d.writeFailed(ctx, j, err, o), nil
+	case plugin.Start, plugin.Stop, plugin.Shutdown, plugin.Reboot:
+		return powerFailed(j, kind, o), nil
 	}
-	return powerFailed(j, kind, o), nil
+	o.RefusedKeys = d.refusedKeys(j.Action, err)
+	return d.callFailed(ctx, j, kind, o), nil
+}
+
+// refusals are PVE's words for what it finds before it does anything.
+var refusals = regexp.MustCompile(`protection mode enabled|is running|overwrite running|used in HA resources|There is a replication job` +
+	`|already used|snapshot '[^']*' does not exist|feature is not available|unable to use snapshot name|incomplete snapshot` +
+	`|unable to shrink|shrinking disks is not supported|already at specified size|on a running container without snapshots` +
+	`|cannot remove protected volume|still in use by linked clones|if it's a template|max backup limit`)
+
+// callFailed is the outcome of a call that PVE answered with an error instead
+// of a task. Its checks come before the task, so there is little that can have
+// changed; only what it makes a place for a new guest with comes before too.
+func (d *Driver) callFailed(ctx context.Context, j *job, kind pve.Kind, o plugin.Outcome) plugin.Outcome {
+	switch {
+	case kind == pve.ErrExists && j.Kind == plugin.Provision:
+		o.Status, o.Message = plugin.Refused, o.Message+": it is somebody else's"
+		return o
+	case kind == pve.ErrInvalid, kind == pve.ErrNotFound, kind == pve.ErrExists, refusals.MatchString(o.Message):
+		o.Status = plugin.Refused
+		return o
+	}
+	o.Status = plugin.Failed
+	if j.Kind == plugin.Provision || j.Kind == plugin.Restore {
+		if o = d.leftover(ctx, j, o); o.Params != nil {
+			return o
+		}
+	}
+	o, _ = weather(kind, o)
+	return o
 }
 
 func retry(o plugin.Outcome, reason string, after time.Duration) plugin.Outcome {
@@ -149,14 +184,16 @@ func taskFailed(j *job, s pve.TaskStatus) plugin.Outcome {
 		o.Status = plugin.Done
 		return o
 	}
-	// A task that failed at a lock has done nothing, except that a reboot has
-	// stopped the guest when its start fails at one.
-	if j.Kind != plugin.Reboot && kind != pve.ErrTransient {
+	m, _ := methodOf(j.Kind)
+	if m.passes && kind != pve.ErrTransient {
 		if o, ok := weather(kind, o); ok {
 			return o
 		}
 	}
 	o.Status = plugin.Failed
+	if m.refuses && refusals.MatchString(s.Text) {
+		o.Status = plugin.Refused
+	}
 	return o
 }
 

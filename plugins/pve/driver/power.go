@@ -16,24 +16,25 @@ import (
 // logTail is how many of the last lines of a failed task's log are reported.
 const logTail = 8
 
+// maxLog is how many lines of a task's log are read for what it tells.
+const maxLog = 2000
+
+// lookAfter bounds the reads that complete the outcome of a task.
+const lookAfter = 10 * time.Second
+
 // haTask tells whether a task only hands a wish to the HA stack.
 func haTask(taskType string) bool { return taskType == "hastart" || taskType == "hastop" }
 
 // powerTypes are the types of the tasks that a power action may become.
 func powerTypes(a plugin.Action) []string {
-	prefix := "vz"
-	if a.Guest.Kind == guest.QEMU {
-		prefix = "qm"
-	}
+	own := ofKind(a, string(a.Kind))
 	switch a.Kind {
 	case plugin.Start:
-		return []string{prefix + "start", "hastart"}
+		return []string{own, "hastart"}
 	case plugin.Stop, plugin.Shutdown:
-		return []string{prefix + string(a.Kind), "hastop"}
-	case plugin.Reboot:
-		return []string{prefix + "reboot"}
+		return []string{own, "hastop"}
 	}
-	return nil
+	return []string{own}
 }
 
 // powerUndo is what would undo a power action, nil if nothing does.
@@ -68,14 +69,20 @@ func (d *Driver) power(ctx context.Context, j *job) (pve.UPID, plugin.Outcome, e
 	}
 	j.undo = powerUndo(j.Action)
 	upid, err := d.pve.Power(ctx, j.ref, pve.PowerCall(j.Kind), limit)
+	return d.sent(ctx, j, upid, err)
+}
+
+// runState looks whether a power action has happened.
+func (d *Driver) runState(ctx context.Context, j *job, _ pve.UPID) (effect, error) {
+	g, err := d.pve.Status(ctx, j.ref)
 	if err != nil {
-		o, err := d.outcome(ctx, j, err)
-		return pve.UPID{}, o, err
+		return effect{}, err
 	}
-	if upid.IsZero() {
-		return upid, j.done("PVE answered without a task"), nil
+	want := guest.Stopped
+	if j.Kind == plugin.Start {
+		want = guest.Running
 	}
-	return upid, plugin.Outcome{}, nil
+	return happened(g.Run == want, "the guest is "+orElse(string(g.Run), "in no known state")), nil
 }
 
 // look reads the guest's state. An outcome with a status means that the action
@@ -134,7 +141,7 @@ func (d *Driver) await(ctx context.Context, j *job, upid pve.UPID) (plugin.Outco
 	case err != nil:
 		return plugin.Outcome{}, err // it goes on without us
 	}
-	o := d.ended(j, s)
+	o := d.ended(ctx, j, s)
 	if o.Status == plugin.Failed {
 		d.tellLog(ctx, j, upid)
 	}
@@ -142,20 +149,33 @@ func (d *Driver) await(ctx context.Context, j *job, upid pve.UPID) (plugin.Outco
 }
 
 // ended is the outcome of a task that has ended.
-func (d *Driver) ended(j *job, s pve.TaskStatus) plugin.Outcome {
+func (d *Driver) ended(ctx context.Context, j *job, s pve.TaskStatus) plugin.Outcome {
+	var o plugin.Outcome
 	switch s.Exit() {
 	case pve.ExitOK, pve.ExitWarnings:
 		text := s.Text
 		if haTask(s.UPID.Type) {
 			text += ": queued with the HA stack, which will act on its own time; the guest has not changed yet"
 		}
-		o := j.done(text)
+		o = j.done(text)
 		o.Warnings = s.Warnings()
-		return o
 	case pve.ExitUnknown:
 		return plugin.Outcome{Status: plugin.Unknown, Message: orElse(s.Text, "the task ended without a status")}
+	default:
+		o = taskFailed(j, s)
 	}
-	return taskFailed(j, s)
+	if m, _ := methodOf(j.Kind); m.finish != nil {
+		ctx, cancel := context.WithTimeout(ctx, lookAfter)
+		defer cancel()
+		return m.finish(d, ctx, j, s.UPID, o)
+	}
+	return o
+}
+
+// taskLog reads the log of a task from its begin, as much as matters.
+func (d *Driver) taskLog(ctx context.Context, u pve.UPID) ([]string, error) {
+	lines, _, err := d.pve.TaskLog(ctx, u, 0, maxLog)
+	return lines, err
 }
 
 // tellLog reports the last lines of a failed task's log. They are for people:

@@ -314,7 +314,7 @@ func TestHATaskOnlyQueues(t *testing.T) {
 	j := &job{Action: act(plugin.Start, guest.LXC, 101)}
 	for text, warnings := range map[string]int{"OK": 0, "WARNINGS: 2": 2} {
 		for typ, queued := range map[string]bool{"hastart": true, "hastop": true, "vzstart": false} {
-			o := d.ended(j, pve.TaskStatus{UPID: pve.UPID{Type: typ}, Text: text})
+			o := d.ended(t.Context(), j, pve.TaskStatus{UPID: pve.UPID{Type: typ}, Text: text})
 			if o.Status != plugin.Done || o.Warnings != warnings || strings.Contains(o.Message, "queued") != queued {
 				t.Errorf("%s %s: %+v", typ, text, o)
 			}

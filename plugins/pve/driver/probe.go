@@ -46,7 +46,7 @@ func (d *Driver) Probe(ctx context.Context, q plugin.ProbeQuery) (plugin.Verdict
 	case q.Action.Kind == plugin.SetConfig:
 		v, err = d.probeConfig(ctx, j, q)
 	default:
-		v, err = d.probePower(ctx, j, q)
+		v, err = d.probeTasks(ctx, j, q)
 	}
 	if err != nil {
 		return plugin.Verdict{}, err
@@ -78,50 +78,50 @@ func (d *Driver) probeTask(ctx context.Context, j *job, handle string) (plugin.V
 	s, err := d.pve.TaskStatus(ctx, upid)
 	switch {
 	case errors.Is(err, pve.ErrNoTask):
-		return d.probeEffect(ctx, j, handle, "the task is over and its log is not kept any more")
+		return d.probeEffect(ctx, j, upid, "the task is over and its log is not kept any more")
 	case err != nil:
 		return plugin.Verdict{}, readError(err)
 	case s.Running:
 		return plugin.Verdict{Finding: plugin.Found, Handle: handle, Message: "the task is running"}, nil
 	case s.Exit() == pve.ExitUnknown:
-		return d.probeEffect(ctx, j, handle, "the task is over and nobody wrote how it ended")
+		return d.probeEffect(ctx, j, upid, "the task is over and nobody wrote how it ended")
 	}
-	return plugin.Verdict{Finding: plugin.Settled, Handle: handle, Outcome: d.ended(j, s), Message: "the task has ended: " + s.Text}, nil
+	return plugin.Verdict{Finding: plugin.Settled, Handle: handle, Outcome: d.ended(ctx, j, s), Message: "the task has ended: " + s.Text}, nil
 }
 
 // probeEffect settles an action whose task is over and tells nothing by what
 // it was to bring about.
-func (d *Driver) probeEffect(ctx context.Context, j *job, handle, why string) (plugin.Verdict, error) {
-	settled := func(happened bool, seen string) plugin.Verdict {
-		v := plugin.Verdict{Finding: plugin.Settled, Handle: handle, Message: why + "; " + seen}
-		v.Outcome = plugin.Outcome{Status: plugin.Failed, Message: v.Message}
-		if happened {
-			v.Outcome = j.done(v.Message)
-		}
-		return v
+func (d *Driver) probeEffect(ctx context.Context, j *job, u pve.UPID, why string) (plugin.Verdict, error) {
+	m, _ := methodOf(j.Kind)
+	if m.effect == nil {
+		return unclear("%s; nothing shows whether it happened", why), nil
 	}
-	switch j.Kind {
-	case plugin.Start, plugin.Stop, plugin.Shutdown:
-		g, err := d.pve.Status(ctx, j.ref)
-		if err != nil {
-			return plugin.Verdict{}, readError(err)
-		}
-		want := guest.Stopped
-		if j.Kind == plugin.Start {
-			want = guest.Running
-		}
-		return settled(g.Run == want, "the guest is "+orElse(string(g.Run), "in no known state")), nil
-	case plugin.SetConfig:
-		conf, err := d.pve.Config(ctx, j.ref)
-		if err != nil {
-			return plugin.Verdict{}, readError(err)
-		}
-		if d.holds(j.Action, conf) {
-			return settled(true, "the config has every value"), nil
-		}
-		return settled(false, "the config does not have every value"), nil
+	e, err := m.effect(d, ctx, j, u)
+	switch {
+	case err != nil:
+		return plugin.Verdict{}, readError(err)
+	case !e.known:
+		return unclear("%s; %s", why, e.seen), nil
 	}
-	return unclear("%s; nothing shows whether it happened", why), nil
+	v := plugin.Verdict{Finding: plugin.Settled, Handle: u.String(), Message: why + "; " + e.seen}
+	v.Outcome = plugin.Outcome{Status: plugin.Failed, Message: v.Message}
+	if e.happened {
+		v.Outcome = j.done(v.Message)
+	}
+	v.Outcome.Params = e.params
+	return v, nil
+}
+
+// written looks whether a config has what was to be written.
+func (d *Driver) written(ctx context.Context, j *job, _ pve.UPID) (effect, error) {
+	conf, err := d.pve.Config(ctx, j.ref)
+	if err != nil {
+		return effect{}, err
+	}
+	if d.holds(j.Action, conf) {
+		return happened(true, "the config has every value"), nil
+	}
+	return happened(false, "the config does not have every value"), nil
 }
 
 // probeConfig settles a config write by digest and by value.
@@ -167,11 +167,11 @@ func (d *Driver) holds(a plugin.Action, conf pve.Config) bool {
 	return len(d.forms.Diff(guest.Facts{Kind: a.Guest.Kind}, desired, a.Delete, conf.Values)) == 0
 }
 
-// probePower settles an action that makes a task by looking for the task.
-func (d *Driver) probePower(ctx context.Context, j *job, q plugin.ProbeQuery) (plugin.Verdict, error) {
+// probeTasks settles an action that makes a task by looking for the task.
+func (d *Driver) probeTasks(ctx context.Context, j *job, q plugin.ProbeQuery) (plugin.Verdict, error) {
 	// Asked before the tasks are: what arrives in between is found then.
 	open := d.open(q)
-	found, err := d.ownTasks(ctx, j, q)
+	found, doubtful, err := d.ownTasks(ctx, j, q)
 	if err != nil {
 		return plugin.Verdict{}, err
 	}
@@ -181,16 +181,23 @@ func (d *Driver) probePower(ctx context.Context, j *job, q plugin.ProbeQuery) (p
 			return plugin.Verdict{}, context.Cause(ctx)
 		case <-time.After(lookTwice):
 		}
-		if found, err = d.ownTasks(ctx, j, q); err != nil {
+		if found, doubtful, err = d.ownTasks(ctx, j, q); err != nil {
 			return plugin.Verdict{}, err
 		}
 	}
-	if len(found) > 0 {
+	switch {
+	case len(found) > 0:
 		return d.foundTask(found, q, open), nil
-	}
-	if open {
+	case doubtful:
+		return unclear("a task of ours was found, but nothing tells whether it is this one"), nil
+	case open:
 		return windowOpen(q, "no task of ours was found"), nil
 	}
+	return d.noTask(ctx, j, q)
+}
+
+// noTask is the verdict when no task was found and none can come any more.
+func (d *Driver) noTask(ctx context.Context, j *job, q plugin.ProbeQuery) (plugin.Verdict, error) {
 	reaches, err := d.pve.TasksReachBack(ctx, d.opts.Node, d.searchFrom(q.Sent))
 	switch {
 	case err != nil:
@@ -198,7 +205,11 @@ func (d *Driver) probePower(ctx context.Context, j *job, q plugin.ProbeQuery) (p
 	case !reaches:
 		return unclear("no task of ours was found, but the node's task list may not reach back to the sending"), nil
 	}
-	return plugin.Verdict{Finding: plugin.NotSent, Message: "no task of ours was found in a task list that reaches back"}, nil
+	v := plugin.Verdict{Finding: plugin.NotSent, Message: "no task of ours was found in a task list that reaches back"}
+	if j.Kind == plugin.Destroy {
+		v.Message += "; its protection may have been cleared"
+	}
+	return v, nil
 }
 
 // searchFrom is where the search for a task begins. If the node's clock
@@ -213,17 +224,49 @@ func (d *Driver) searchFrom(sent time.Time) time.Time {
 
 // ownTasks are the tasks that the action may have become, earliest first. A
 // task that another attempt became, maybe within the same second, is not among
-// them.
-func (d *Driver) ownTasks(ctx context.Context, j *job, q plugin.ProbeQuery) ([]pve.Task, error) {
-	list, err := d.pve.Tasks(ctx, d.opts.Node, pve.TaskQuery{
-		Types: powerTypes(j.Action), VMID: j.Guest.VMID, User: d.pve.User(), Since: d.searchFrom(q.Sent),
-	})
-	if err != nil {
-		return nil, readError(err)
+// them. doubtful says that there is one of which it is not known.
+func (d *Driver) ownTasks(ctx context.Context, j *job, q plugin.ProbeQuery) (found []pve.Task, doubtful bool, err error) {
+	m, _ := methodOf(j.Kind)
+	id := m.taskID(j.Action)
+	query := pve.TaskQuery{Types: m.types(j.Action), User: d.pve.User(), Since: d.searchFrom(q.Sent)}
+	if v, err := guest.ParseVMID(id); err == nil {
+		query.VMID = v
 	}
-	list = slices.DeleteFunc(list, func(t pve.Task) bool { return slices.Contains(q.Taken, t.UPID.String()) })
-	slices.Reverse(list)
-	return list, nil
+	list, err := d.pve.Tasks(ctx, d.opts.Node, query)
+	if err != nil {
+		return nil, false, readError(err)
+	}
+	for _, t := range slices.Backward(list) {
+		if t.UPID.ID != id || slices.Contains(q.Taken, t.UPID.String()) {
+			continue
+		}
+		is, sure, err := d.isAbout(ctx, m, j.Action, t.UPID)
+		if err != nil {
+			return nil, false, err
+		}
+		if is {
+			found = append(found, t)
+		}
+		doubtful = doubtful || !sure
+	}
+	return found, doubtful, nil
+}
+
+// isAbout reports whether a task is about the action, by its log if its type
+// and id leave a doubt.
+func (d *Driver) isAbout(ctx context.Context, m method, a plugin.Action, u pve.UPID) (is, sure bool, err error) {
+	if m.about == nil {
+		return true, true, nil
+	}
+	log, err := d.taskLog(ctx, u)
+	switch {
+	case errors.Is(err, pve.ErrNoTask):
+		log = nil
+	case err != nil:
+		return false, false, readError(err)
+	}
+	is, sure = m.about(a, log)
+	return is, sure, nil
 }
 
 // foundTask picks the task that the sending became: the first that started at

@@ -18,7 +18,7 @@ import (
 // tells, each with PVE's words; nil if it does not tell.
 func (d *Driver) refusedKeys(a plugin.Action, err error) map[string]string {
 	e, ok := errors.AsType[*pve.Error](err)
-	if !ok || a.Kind != plugin.SetConfig || e.Kind == pve.ErrNoGuest {
+	if !ok || a.Kind != plugin.SetConfig && a.Kind != plugin.Provision || e.Kind == pve.ErrNoGuest {
 		return nil
 	}
 	out := make(map[string]string)
@@ -31,14 +31,15 @@ func (d *Driver) refusedKeys(a plugin.Action, err error) map[string]string {
 	}
 	text := e.Text()
 	for _, find := range []func(plugin.Action, string) []string{d.byPrivilege, byTopic, byQuote, byWord} {
-		if len(out) > 0 {
+		// What making a guest takes beside its keys is named in the same words.
+		if len(out) > 0 || a.Kind != plugin.SetConfig {
 			break
 		}
 		for _, key := range find(a, text) {
 			out[key] = text
 		}
 	}
-	if keys := touched(a); len(out) == 0 && len(keys) == 1 {
+	if keys := touched(a); len(out) == 0 && len(keys) == 1 && a.Kind == plugin.SetConfig {
 		out[keys[0]] = text
 	}
 	if len(out) == 0 {

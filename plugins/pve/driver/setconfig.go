@@ -28,17 +28,22 @@ func checkSetConfig(a plugin.Action) error {
 	if len(a.Set) == 0 && len(a.Delete) == 0 {
 		return fmt.Errorf("%w: set_config without a key", plugin.ErrInvalid)
 	}
-	if a.Digest == "" {
-		return fmt.Errorf("%w: set_config without the digest it rests on", plugin.ErrInvalid)
-	}
-	for _, key := range touched(a) {
-		if !keyPattern.MatchString(key) || slices.Contains(notKeys, key) {
-			return fmt.Errorf("%w: %q is no config key to write", plugin.ErrInvalid, key)
-		}
+	if err := checkKeys(a); err != nil {
+		return err
 	}
 	for _, key := range a.Delete {
 		if _, both := a.Set[key]; both {
 			return fmt.Errorf("%w: %s is to be set and deleted", plugin.ErrInvalid, key)
+		}
+	}
+	return nil
+}
+
+// checkKeys refuses what must not be sent among config keys.
+func checkKeys(a plugin.Action) error {
+	for _, key := range touched(a) {
+		if !keyPattern.MatchString(key) || slices.Contains(notKeys, key) {
+			return fmt.Errorf("%w: %q is no config key to write", plugin.ErrInvalid, key)
 		}
 	}
 	return nil
@@ -66,10 +71,7 @@ func (d *Driver) setConfig(ctx context.Context, j *job) (pve.UPID, plugin.Outcom
 	case before.Lock != "":
 		return pve.UPID{}, locked(j, before.Lock), nil
 	case before.Digest != j.Digest:
-		return pve.UPID{}, plugin.Outcome{
-			Status: plugin.Retry, Reason: reasonChanged,
-			Message: "the config has changed since it was planned on; nothing was sent",
-		}, nil
+		return pve.UPID{}, changed(j), nil
 	}
 	j.undo = configUndo(j.Action, before)
 	change, err := d.configChange(ctx, j)
@@ -78,14 +80,10 @@ func (d *Driver) setConfig(ctx context.Context, j *job) (pve.UPID, plugin.Outcom
 		return pve.UPID{}, o, err
 	}
 	upid, err := d.pve.SetConfig(ctx, j.ref, change)
-	if err != nil {
-		o, err := d.outcome(ctx, j, err)
-		return pve.UPID{}, o, err
-	}
-	if upid.IsZero() {
+	if err == nil && upid.IsZero() {
 		return upid, j.done(""), nil
 	}
-	return upid, plugin.Outcome{}, nil
+	return d.sent(ctx, j, upid, err)
 }
 
 // configChange is the write. A key that is only pending is not deleted but
