@@ -28,7 +28,7 @@ import (
 //	POST   /guests/{kind}/{vmid}/{what}    poweroff crash reboot-inside lock replace remove reset-reads
 //	                                       kill-monitor move ({"node":"pve2"}) ha ({"state":"started"})
 //	POST   /node/{what}                    quorum ({"ok":false}), reset-counters, kill-tasks, power-loss,
-//	                                       deny ({"privs":["VM.PowerMgmt"]})
+//	                                       deny ({"privs":["VM.PowerMgmt"]}), startall, stopall
 func (s *Sim) Admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /record", func(w http.ResponseWriter, _ *http.Request) { adminJSON(w, s.Record()) })
@@ -191,7 +191,15 @@ func (s *Sim) adminNode(w http.ResponseWriter, r *http.Request) {
 		adminError(w, err)
 		return
 	}
-	switch r.PathValue("what") {
+	switch what := r.PathValue("what"); what {
+	case "startall", "stopall":
+		log, err := s.Bulk(r.Context(), what)
+		if err != nil {
+			adminError(w, err)
+			return
+		}
+		adminJSON(w, map[string]string{"log": log})
+		return
 	case "quorum":
 		s.SetQuorum(body.OK)
 	case "reset-counters":
@@ -203,7 +211,7 @@ func (s *Sim) adminNode(w http.ResponseWriter, r *http.Request) {
 	case "deny":
 		s.Deny(body.Privs...)
 	default:
-		adminError(w, fmt.Errorf("no such order: %q", r.PathValue("what")))
+		adminError(w, fmt.Errorf("no such order: %q", what))
 		return
 	}
 	adminJSON(w, struct{}{})

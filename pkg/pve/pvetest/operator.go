@@ -100,6 +100,19 @@ func (o Operator) power(ctx context.Context, vmid int, action string, in schema.
 	return s.WaitTask(ctx, upid)
 }
 
+// Bulk is what pve-guests.service asks for as root@pam, startall at boot and
+// stopall at shutdown; it waits for the task and returns its log.
+func (s *Sim) Bulk(ctx context.Context, action string) (string, error) {
+	uri := fmt.Sprintf("/nodes/%s/%s", s.opt.Node, action)
+	rt, vals := s.routes.find("POST", uri)
+	data, err := rt.run(&call{sim: s, ctx: s.ctx, authid: acl.Root, uri: uri, path: vals, in: schema.Values{}})
+	if err != nil {
+		return "", err
+	}
+	upid, _ := data.(string)
+	return s.WaitTask(ctx, upid)
+}
+
 // WaitTask waits until a task has ended and returns its log. A status other
 // than OK or WARNINGS is an error.
 func (s *Sim) WaitTask(ctx context.Context, upid string) (string, error) {

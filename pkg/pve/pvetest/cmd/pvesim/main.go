@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -23,6 +24,7 @@ Usage:
   pvesim pct COMMAND VMID [flags]     what pct does, as root@pam
   pvesim qm COMMAND VMID [flags]      what qm does, as root@pam
   pvesim fault KIND [flags]           make something go wrong
+  pvesim startall|stopall             what pve-guests.service asks for at boot and shutdown
   pvesim record                       every mutation executed so far, as JSON
 
   pvesim pct help, pvesim fault help and pvesim --help tell more.
@@ -60,6 +62,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 			return guestCommand(ctx, admin{dir}, args[0], args[1:], out)
 		case "fault":
 			return faultCommand(ctx, admin{dir}, args[1:], out)
+		case "startall", "stopall":
+			return admin{dir}.do(ctx, http.MethodPost, "/node/"+args[0], nil, nil)
 		case "record":
 			return admin{dir}.copy(ctx, "/record", out)
 		}

@@ -108,6 +108,23 @@ func TestNodeOverTLSAndItsKeyboard(t *testing.T) {
 	checkRecord(t, dir, "config", "stop")
 }
 
+func TestStartAllAndStopAll(t *testing.T) {
+	t.Parallel()
+	dir := node(t)
+	for _, step := range []struct{ do, want string }{{"stopall", "stopped"}, {"startall", "stopped"}, {"onboot", ""}, {"startall", "running"}} {
+		args := []string{step.do}
+		if step.do == "onboot" {
+			args = []string{"pct", "set", "101", "--onboot", "1"}
+		}
+		if _, err := command(t, dir, args...); err != nil {
+			t.Fatalf("%v: %v", args, err)
+		}
+		if out, err := command(t, dir, "pct", "status", "101"); err != nil || !strings.Contains(out, step.want) {
+			t.Errorf("after %s: %q, %v", step.do, out, err)
+		}
+	}
+}
+
 func checkRecord(t *testing.T, dir string, want ...string) {
 	t.Helper()
 	out, err := command(t, dir, "record")
