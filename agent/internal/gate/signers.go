@@ -5,6 +5,7 @@ package gate
 
 import (
 	"encoding/base64"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -105,7 +106,7 @@ func (e *entry) parse(text string, loc *time.Location) string {
 	if why != "" {
 		return why
 	}
-	if e.principals, why = parsePatterns(names); why != "" {
+	if e.principals, why = parsePrincipals(names); why != "" {
 		return why
 	}
 	if first, _ := cutBlank(rest); !isKeyWord(first) {
@@ -125,6 +126,15 @@ func (e *entry) parse(text string, loc *time.Location) string {
 		return err.Error()
 	}
 	return ""
+}
+
+// parsePrincipals refuses what no name that counts here can hold, like a
+// byte-order mark before the first: such a line would never count.
+func parsePrincipals(names string) (patterns, string) {
+	if i := strings.IndexFunc(names, func(r rune) bool { return r < ' ' || r > '~' }); i >= 0 {
+		return nil, "a character in the list of principals that no name may have: " + strconv.QuoteToASCII(names[i:min(i+8, len(names))])
+	}
+	return parsePatterns(names)
 }
 
 // cutPrincipals takes the first field, which may stand in quotes.
