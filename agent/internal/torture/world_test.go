@@ -335,6 +335,8 @@ func (a *agent) Append(ctx context.Context, payloads ...json.RawMessage) (journa
 
 func (a *agent) Err() error { return a.jrn.Err() }
 
+func (a *agent) Head() journal.Head { return a.jrn.Head() }
+
 // startPlugin begins a plugin process's life, without memory of the one before.
 func (a *agent) startPlugin() {
 	d, err := driver.New(driver.Options{Client: a.w.client, Node: "pve1"})
