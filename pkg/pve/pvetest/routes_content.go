@@ -47,7 +47,9 @@ func (c *call) volumeID() string {
 var (
 	imageNameRE = regexp.MustCompile(`^(?:\d+/\S+/)?(\d+)/[^/]+$`)
 	fileNameRE  = regexp.MustCompile(`^(?:iso|vztmpl|backup|snippets|import)/[^/]+$`)
-	dumpNameRE  = regexp.MustCompile(`^backup/vzdump-(?:lxc|qemu)-(\d+)-`)
+	// poolNameRE is a volume of a storage without files.
+	poolNameRE = regexp.MustCompile(`^(?:base(?:vol)?-\d+-[^/]+/)?(?:vm|base|subvol|basevol)-(\d+)-[^/]+$`)
+	dumpNameRE = regexp.MustCompile(`^backup/vzdump-(?:lxc|qemu)-(\d+)-`)
 )
 
 // parseVolume gives the owner that a volume's name tells, 0 for none.
@@ -60,6 +62,8 @@ func parseVolume(volid string) (owner string, err error) {
 		return dumpNameRE.FindStringSubmatch(name)[1], nil
 	case fileNameRE.MatchString(name):
 		return "", nil
+	case poolNameRE.MatchString(name):
+		return poolNameRE.FindStringSubmatch(name)[1], nil
 	}
 	return "", die("unable to parse directory volume name '%s'", name)
 }

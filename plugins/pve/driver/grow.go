@@ -6,7 +6,6 @@ package driver
 import (
 	"context"
 	"regexp"
-	"strconv"
 
 	"github.com/felhom/felhom-agent/pkg/plugin"
 	"github.com/felhom/felhom-agent/pkg/pve"
@@ -32,8 +31,8 @@ func checkGrow(a plugin.Action) error {
 
 // growTo is the size to grow to, in bytes.
 func growTo(a plugin.Action) (int64, error) {
-	n, err := strconv.ParseInt(a.Params["size"], 10, 64)
-	if err != nil || n <= 0 || n%1024 != 0 {
+	n, err := parseBytes(a.Params["size"])
+	if err != nil || n == 0 || n%1024 != 0 {
 		return 0, invalid("size: %q is not a whole number of KiB in bytes", a.Params["size"])
 	}
 	return n, nil

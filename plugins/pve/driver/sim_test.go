@@ -109,7 +109,7 @@ func newRig(t testing.TB, change func(*pvetest.Options, *Options)) *rig {
 			"Full": {
 				"VM.Audit", "VM.PowerMgmt", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Options", "VM.Config.Network",
 				"VM.Config.Disk", "VM.Config.HWType", "VM.Config.Cloudinit", "SDN.Use", "Sys.Audit", "Datastore.AllocateSpace",
-				"VM.Allocate", "VM.Clone", "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Backup", "Datastore.Audit", "Pool.Audit",
+				"VM.Allocate", "VM.Clone", "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Backup", "Datastore.Audit", "Datastore.Allocate", "Pool.Audit",
 			},
 			"CPU": {"VM.Audit", "VM.Config.CPU", "Sys.Audit"},
 		},

@@ -25,11 +25,17 @@ func reserve(a plugin.Action) (n int64, asked bool, err error) {
 	if !ok {
 		return 0, false, nil
 	}
-	n, err = strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 0 {
+	n, err = parseBytes(s)
+	if err != nil {
 		return 0, false, invalid("%s: %q is not a number of bytes", plugin.ParamReserve, s)
 	}
 	return n, true, nil
+}
+
+// parseBytes reads a number of bytes: digits only.
+func parseBytes(s string) (int64, error) {
+	n, err := strconv.ParseUint(s, 10, 63)
+	return int64(n), err
 }
 
 // space is how many bytes an action takes, by storage. What it takes beyond
