@@ -27,6 +27,8 @@ import (
 //	DELETE /faults                         disarm all
 //	POST   /guests/{kind}/{vmid}/{what}    poweroff crash reboot-inside lock replace remove reset-reads
 //	                                       kill-monitor move ({"node":"pve2"}) ha ({"state":"started"})
+//	GET    /pvesh?path=/nodes              what pvesh get prints, as root@pam
+//	POST   /pveum                          pveum ({"args":["user","add","a@pve"]})
 //	POST   /node/{what}                    quorum ({"ok":false}), reset-counters, kill-tasks, power-loss,
 //	                                       deny ({"privs":["VM.PowerMgmt"]}), startall, stopall
 func (s *Sim) Admin() http.Handler {
@@ -42,6 +44,8 @@ func (s *Sim) Admin() http.Handler {
 		adminJSON(w, struct{}{})
 	})
 	mux.HandleFunc("POST /node/{what}", s.adminNode)
+	mux.HandleFunc("GET /pvesh", s.adminPvesh)
+	mux.HandleFunc("POST /pveum", s.adminPveum)
 	return mux
 }
 

@@ -124,7 +124,7 @@ func (s *Sim) allRoutes() []route {
 	var all []route
 	for _, part := range [][]route{
 		nodeRoutes(), clusterRoutes(), accessRoutes(), guestRoutes(), powerRoutes(),
-		configRoutes(), taskRoutes(), storageRoutes(), lifeRoutes(), backupRoutes(), indexRoutes(), haRoutes(), bulkRoutes(),
+		configRoutes(), taskRoutes(), storageRoutes(), lifeRoutes(), backupRoutes(), indexRoutes(), haRoutes(), placementRoutes(), bulkRoutes(),
 		qemuRoutes(), snapshotRoutes(), cloneRoutes(), moveRoutes(), poolRoutes(), contentRoutes(), consoleRoutes(),
 		jobRoutes(),
 	} {

@@ -23,6 +23,8 @@ Usage:
   pvesim [flags]                      run a node until interrupted
   pvesim pct COMMAND VMID [flags]     what pct does, as root@pam
   pvesim qm COMMAND VMID [flags]      what qm does, as root@pam
+  pvesim pvesh get PATH [flags]       what pvesh does, as root@pam, in JSON
+  pvesim pveum COMMAND [flags]        what pveum does
   pvesim fault KIND [flags]           make something go wrong
   pvesim startall|stopall             what pve-guests.service asks for at boot and shutdown
   pvesim record                       every mutation executed so far, as JSON
@@ -60,6 +62,10 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		switch args[0] {
 		case "pct", "qm":
 			return guestCommand(ctx, admin{dir}, args[0], args[1:], out)
+		case "pvesh":
+			return pveshCommand(ctx, admin{dir}, args[1:], out)
+		case "pveum":
+			return pveumCommand(ctx, admin{dir}, args[1:], out)
 		case "fault":
 			return faultCommand(ctx, admin{dir}, args[1:], out)
 		case "startall", "stopall":
