@@ -32,6 +32,8 @@ type rig struct {
 	world  *plugintest.World
 	keys   Keys
 	rules  map[string]SignedRule
+	clock  func(context.Context) bool
+	change func(*Settings)
 	led    *ledger.Ledger
 	jrn    *journal.Journal
 	eng    *Engine
@@ -80,10 +82,13 @@ func (r *rig) start(mode Mode) {
 	r.jrn = j
 	set := settings(mode)
 	set.Signed = r.rules
+	if r.change != nil {
+		r.change(&set)
+	}
 	r.eng, err = New(Options{
 		Host: "pve1", Settings: set, Observer: r.world.Observer(), Executors: oneExecutor{r.world},
 		Journal: j, Ledger: r.led, Cache: cache, Logger: slog.New(slog.DiscardHandler), QueueSize: 100, Drain: 20 * time.Second,
-		Keys: r.keys,
+		Keys: r.keys, Clock: r.clock,
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -267,6 +267,10 @@ func (e *Engine) delete(ctx context.Context, s sighting, o *op.Op) queue.Result 
 		return e.revoke(ctx, o, op.Failed, why)
 	}
 	fresh := *o
+	fresh.Params = nil // the others are this agent's own
+	if o.Params["purge"] != "" {
+		fresh.Params = map[string]string{"purge": o.Params["purge"]}
+	}
 	fresh.Digest, fresh.Node = s.obs.Digest, e.nodeName()
 	fresh.Explains = identity.Changes(fresh.Action())
 	e.logHead("about to destroy a guest", "guest", o.Guest.String(), "op", o.ID)
