@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -500,4 +501,10 @@ func TestSizes(t *testing.T) {
 			t.Errorf("SizeText(%d) = %q", n, got)
 		}
 	}
+}
+
+// pveUPID names a task whose log PVE does not keep.
+func pveUPID(t *testing.T, typ string, v guest.VMID) string {
+	t.Helper()
+	return pve.UPID{Node: "pve1", PID: 7, PStart: 8, Start: uint32(time.Now().Unix()), Type: typ, ID: v.String(), User: "agent@pve!full"}.String()
 }
