@@ -82,6 +82,39 @@ func (s api) Selftest(ctx context.Context, id guest.VMID, by string) (any, error
 	return s.a.eng.Selftest(ctx, id, by)
 }
 
+func (s api) Op(id string) (op.Op, bool) { return s.a.led.Op(id) }
+func (s api) Permits() []ledger.Permit   { return s.a.led.Permits() }
+
+func (s api) Ask(ctx context.Context, q engine.Order) (engine.Applied, error) {
+	return s.a.eng.Ask(ctx, q)
+}
+
+func (s api) Approve(ctx context.Context, id, text string, sigs []ledger.Signature, by string) (engine.Applied, error) {
+	return s.a.eng.Approve(ctx, id, text, sigs, by)
+}
+
+func (s api) Reject(ctx context.Context, id, by string) error { return s.a.eng.Reject(ctx, id, by) }
+
+func (s api) Undo(ctx context.Context, id, by string) (engine.Applied, error) {
+	return s.a.eng.Undo(ctx, id, by)
+}
+
+func (s api) Accept(ctx context.Context, id guest.VMID, by string) error {
+	return s.a.eng.Accept(ctx, id, by)
+}
+
+func (s api) Forget(ctx context.Context, id guest.VMID, by string) error {
+	return s.a.eng.Forget(ctx, id, by)
+}
+
+func (s api) Permit(ctx context.Context, text string, sigs []ledger.Signature, by string) (ledger.Permit, error) {
+	return s.a.eng.Permit(ctx, text, sigs, by)
+}
+
+func (s api) WithdrawPermit(ctx context.Context, name, by string) error {
+	return s.a.eng.WithdrawPermit(ctx, name, by)
+}
+
 // Metrics is the Prometheus text format, version 0.0.4.
 func (s api) Metrics() []byte {
 	var b bytes.Buffer

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/engine"
+	"github.com/felhom/felhom-agent/agent/internal/gate"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/agent/internal/plan"
@@ -38,6 +39,7 @@ type API interface {
 	Reload(ctx context.Context) error
 	Selftest(ctx context.Context, id guest.VMID, by string) (any, error)
 	Metrics() []byte
+	Gate
 }
 
 // Guests is the body of apply, pause, resume and selftest. Key makes an apply
@@ -65,7 +67,7 @@ func Handler(api API, who func(*http.Request) (string, error)) http.Handler {
 		_, _ = w.Write(api.Metrics())
 	})
 	post := func(path string, f func(*http.Request, Guests, string) (any, error)) {
-		mux.Handle("POST "+path, s.json(s.command(f)))
+		mux.Handle("POST "+path, s.json(body(f)))
 	}
 	post("/v1/apply", func(r *http.Request, g Guests, by string) (any, error) {
 		return api.Apply(r.Context(), engine.Asked{Guests: g.Guests, Key: g.Key, By: by})
@@ -74,6 +76,9 @@ func Handler(api API, who func(*http.Request) (string, error)) http.Handler {
 	post("/v1/resume", s.each(api.Resume))
 	post("/v1/reload", func(r *http.Request, _ Guests, _ string) (any, error) { return done, api.Reload(r.Context()) })
 	post("/v1/selftest", s.selftest)
+	post("/v1/accept", s.named(api.Accept))
+	post("/v1/forget", s.named(api.Forget))
+	s.gateRoutes(mux)
 	return s.guard(mux)
 }
 
@@ -121,8 +126,12 @@ func statusOf(err error) int {
 		return http.StatusBadRequest
 	case errors.Is(err, engine.ErrKeyReused):
 		return http.StatusConflict
-	case errors.Is(err, engine.ErrNotManaged):
+	case errors.Is(err, engine.ErrNotManaged), errors.Is(err, engine.ErrNoOp):
 		return http.StatusNotFound
+	case errors.Is(err, engine.ErrOrder):
+		return http.StatusUnprocessableEntity
+	case gate.ReasonOf(err) != "":
+		return http.StatusForbidden
 	}
 	return http.StatusBadGateway
 }
@@ -145,22 +154,6 @@ func (s *server) guest(r *http.Request) (any, error) {
 	return v, nil
 }
 
-// command decodes the body and names the asker.
-func (s *server) command(f func(*http.Request, Guests, string) (any, error)) func(*http.Request) (any, error) {
-	return func(r *http.Request) (any, error) {
-		var g Guests
-		if r.ContentLength != 0 {
-			dec := json.NewDecoder(r.Body)
-			dec.DisallowUnknownFields()
-			if err := dec.Decode(&g); err != nil {
-				return nil, fmt.Errorf("%w: body: %w", errBadRequest, err)
-			}
-		}
-		by, _ := r.Context().Value(peerKey{}).(string)
-		return f(r, g, by)
-	}
-}
-
 // each runs a command for every named guest; none named means the host.
 func (s *server) each(f func(context.Context, guest.VMID, string) error) func(*http.Request, Guests, string) (any, error) {
 	return func(r *http.Request, g Guests, by string) (any, error) {
@@ -174,6 +167,16 @@ func (s *server) each(f func(context.Context, guest.VMID, string) error) func(*h
 			}
 		}
 		return done, nil
+	}
+}
+
+// named is each for a command that makes no sense for the whole host.
+func (s *server) named(f func(context.Context, guest.VMID, string) error) func(*http.Request, Guests, string) (any, error) {
+	return func(r *http.Request, g Guests, by string) (any, error) {
+		if len(g.Guests) == 0 {
+			return nil, fmt.Errorf("%w: no guest is named", errBadRequest)
+		}
+		return s.each(f)(r, g, by)
 	}
 }
 

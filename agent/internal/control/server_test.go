@@ -28,6 +28,7 @@ type fake struct {
 	led    *ledger.Ledger
 	planFn func() (plan.Plan, error)
 	calls  []string
+	Gate   // the tests of its routes set it
 }
 
 func (f *fake) Status() any                                      { return map[string]string{"version": "1"} }
