@@ -95,6 +95,13 @@ func (r *rig) twisted(method, path, body string) {
 	r.twist.Store(&f)
 }
 
+// fullRole is that of the token that may do everything the driver does.
+var fullRole = []string{
+	"VM.Audit", "VM.PowerMgmt", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Options", "VM.Config.Network",
+	"VM.Config.Disk", "VM.Config.HWType", "VM.Config.Cloudinit", "SDN.Use", "Sys.Audit", "Datastore.AllocateSpace",
+	"VM.Allocate", "VM.Clone", "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Backup", "Datastore.Audit", "Datastore.Allocate", "Pool.Audit",
+}
+
 // newRig starts a node with the containers 101 (stopped) and 102 (running) and
 // the virtual machines 201 (stopped) and 202 (running).
 func newRig(t testing.TB, change func(*pvetest.Options, *Options)) *rig {
@@ -106,12 +113,8 @@ func newRig(t testing.TB, change func(*pvetest.Options, *Options)) *rig {
 		},
 		Bridges: []string{"vmbr0"},
 		Roles: map[string][]string{
-			"Full": {
-				"VM.Audit", "VM.PowerMgmt", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Options", "VM.Config.Network",
-				"VM.Config.Disk", "VM.Config.HWType", "VM.Config.Cloudinit", "SDN.Use", "Sys.Audit", "Datastore.AllocateSpace",
-				"VM.Allocate", "VM.Clone", "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Backup", "Datastore.Audit", "Datastore.Allocate", "Pool.Audit",
-			},
-			"CPU": {"VM.Audit", "VM.Config.CPU", "Sys.Audit"},
+			"Full": fullRole,
+			"CPU":  {"VM.Audit", "VM.Config.CPU", "Sys.Audit"},
 		},
 		Users: []pvetest.User{{ID: "agent@pve", Tokens: []pvetest.Token{
 			{ID: "full", Secret: secretFull}, {ID: "read", Secret: secretRead}, {ID: "cpu", Secret: secretCPU}, {ID: "blind", Secret: secretBlind},
