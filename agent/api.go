@@ -24,6 +24,7 @@ import (
 // Status is the whole of the agent's state, as the control API tells it.
 type Status struct {
 	Version string    `json:"version"`
+	Host    string    `json:"host"` // as signed texts name it
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
 	// PVE is whether a connection to the node is configured.
@@ -53,7 +54,7 @@ type api struct{ a *Agent }
 func (s api) status() Status {
 	head := s.a.jrn.Head()
 	return Status{
-		Version: s.a.opt.Version, PID: os.Getpid(), Started: s.a.started,
+		Version: s.a.opt.Version, Host: s.a.opt.Host, PID: os.Getpid(), Started: s.a.started,
 		PVE: s.a.config().PVE.URL != "", Power: s.a.power.State(), Engine: s.a.eng.Status(), Plugins: s.a.host.Status(),
 		Journal: Head{Seq: head.Seq, Hash: head.Hash},
 	}

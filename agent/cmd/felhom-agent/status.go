@@ -135,6 +135,10 @@ func writeGuests(e *env, views []engine.View) {
 // why is the one line that says most about a guest.
 func why(v engine.View) string {
 	switch {
+	case v.State == engine.StateQuarantine:
+		return v.Note
+	case v.Op != nil && v.Op.State == op.Awaiting:
+		return fmt.Sprintf("felhom-agent approve %s: %s: %s", v.Op.ID, v.Op.Kind, v.Op.Reason)
 	case v.Op != nil:
 		return fmt.Sprintf("%s: %s", v.Op.Kind, v.Op.Reason)
 	case v.Err != "":
