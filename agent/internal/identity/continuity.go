@@ -130,7 +130,7 @@ func (c *Continuity) foreign(t plugin.Task, since time.Time) {
 	}
 	runs, happened := t.Ended.IsZero(), mayHaveHappened(t)
 	switch {
-	case slices.Contains(moves, t.Type) && !runs && happened:
+	case slices.Contains(moves, t.Type) && happened:
 		c.Gone = append(c.Gone, words(t))
 	case !makesOrEnds(t):
 	case runs:
