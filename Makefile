@@ -84,7 +84,8 @@ man: ## the manual pages, into build/man
 deb: ## the Debian package (DEB_ARCH=arm64 for the other architecture), and lintian
 	packaging/deb $(BUILD)/deb $(DEB_ARCH)
 
-package-test: ## install, use, upgrade and remove the package in booted Debian 12 and 13 (root)
+package-test: ## build the package, then install, boot, upgrade and remove it in Debian 12 and 13 (root)
+	packaging/deps package
 	packaging/package-test/run $(BUILD)
 
 clean: ## remove what was built

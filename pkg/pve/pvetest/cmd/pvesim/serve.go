@@ -199,7 +199,7 @@ func listenAPI(f *flags, sim *pvetest.Sim) (net.Listener, string, error) {
 	if ip := net.ParseIP(host); ip != nil {
 		addrs = append(addrs, ip)
 	}
-	certs, err := pvetest.NewCertificates(f.node, addrs...)
+	certs, err := certificates(f, addrs)
 	if err != nil {
 		return nil, "", fmt.Errorf("certificates: %w", err)
 	}
@@ -209,11 +209,30 @@ func listenAPI(f *flags, sim *pvetest.Sim) (net.Listener, string, error) {
 		return nil, "", fmt.Errorf("listen: %w", err)
 	}
 	url := "https://" + l.Addr().String()
-	for name, b := range map[string][]byte{"ca.pem": certs.CA, "node.pem": certs.Cert, "url": []byte(url + "\n")} {
-		if err := os.WriteFile(filepath.Join(f.dir, name), b, 0o644); err != nil {
-			_ = l.Close()
-			return nil, "", fmt.Errorf("write %s: %w", name, err)
-		}
+	if err := os.WriteFile(filepath.Join(f.dir, "url"), []byte(url+"\n"), 0o644); err != nil {
+		_ = l.Close()
+		return nil, "", fmt.Errorf("write url: %w", err)
 	}
 	return l, url, nil
+}
+
+// certificates are those of the directory, as a node keeps its own over a
+// reboot, or new ones.
+func certificates(f *flags, addrs []net.IP) (*pvetest.Certificates, error) {
+	path := func(name string) string { return filepath.Join(f.dir, name) }
+	ca, caErr := os.ReadFile(path("ca.pem"))
+	cert, certErr := os.ReadFile(path("node.pem"))
+	key, keyErr := os.ReadFile(path("node.key"))
+	if errors.Join(caErr, certErr, keyErr) == nil {
+		if pair, err := tls.X509KeyPair(cert, key); err == nil {
+			return &pvetest.Certificates{CA: ca, Cert: cert, Key: key, TLS: pair}, nil
+		}
+	}
+	c, err := pvetest.NewCertificates(f.node, addrs...)
+	if err != nil {
+		return nil, err
+	}
+	// The key last: without it all three are made anew.
+	return c, errors.Join(os.WriteFile(path("ca.pem"), c.CA, 0o644), os.WriteFile(path("node.pem"), c.Cert, 0o644),
+		os.WriteFile(path("node.key"), c.Key, 0o600))
 }
