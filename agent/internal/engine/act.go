@@ -84,11 +84,12 @@ func (e *Engine) intend(ctx context.Context, o *op.Op) error {
 		return err
 	}
 	o.Attempt++
-	o.Sent = time.Now()
+	o.Sent = e.opt.Wall()
 	j := o.Journalled()
 	if err := e.append(ctx, ledger.Record{Type: ledger.TypeOp, Op: &j}); err != nil {
 		return err
 	}
+	e.sends(o.Guest.VMID)
 	e.log.Info("doing", "guest", o.Guest.String(), "op", o.ID, "action", o.Kind, "reason", o.Reason)
 	e.opt.Crash(CrashIntent)
 	return nil
@@ -107,7 +108,7 @@ func (e *Engine) step(ctx context.Context, o *op.Op, next op.State, st ledger.St
 	if !o.State.Can(next) {
 		return fmt.Errorf("op %s cannot go from %q to %q", o.ID, o.State, next)
 	}
-	st.ID, st.Guest, st.State = o.ID, o.Guest, next
+	st.ID, st.Guest, st.State, st.From = o.ID, o.Guest, next, o.State
 	if err := e.append(ctx, ledger.Record{Type: ledger.TypeStep, Step: &st}); err != nil {
 		return err
 	}

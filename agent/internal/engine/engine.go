@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -101,6 +100,8 @@ type Options struct {
 	QueueSize int
 	// Clock tells whether this host's clock is synchronised; nil = it is not.
 	Clock func(context.Context) bool
+	// Wall is the wall clock, which somebody may set at any time; nil = the host's.
+	Wall func() time.Time
 	// HostState tells whether the host goes down or comes up; nil = neither.
 	HostState func() HostState
 	// Drain is how long Run waits at its end for ops that are just being sent.
@@ -126,6 +127,8 @@ type Engine struct {
 	resync  chan struct{} // a full resync is wanted
 	awake   awake         // the resync loop's own sign of life
 	sending *sending
+	began   time.Time // by the monotonic clock
+	movers  movers
 
 	// mu guards what follows.
 	mu       sync.Mutex
@@ -140,6 +143,7 @@ type Engine struct {
 	views    map[guest.VMID]View
 	ran      map[guest.VMID]bool      // was running when last seen
 	stopped  map[guest.VMID]time.Time // seen to have gone down, for the quiet moment
+	sentAt   map[guest.VMID]time.Time // when this process last sent a request about it
 	last     map[guest.VMID]attempt
 	sure     map[guest.VMID]time.Time // when it was surely the same guest, by the node's clock
 	guards   guards
@@ -158,10 +162,14 @@ func New(opt Options) (*Engine, error) {
 		sets: map[string]*desired.Set{}, provider: map[string]*ProviderStatus{},
 		want: map[guest.VMID]*desired.Guest{}, conflict: map[guest.VMID]string{},
 		views: map[guest.VMID]View{}, ran: map[guest.VMID]bool{}, stopped: map[guest.VMID]time.Time{},
+		sentAt: map[guest.VMID]time.Time{}, began: time.Now(),
 		last: map[guest.VMID]attempt{}, sure: map[guest.VMID]time.Time{},
 	}
 	if e.forms == nil {
 		e.forms = guest.Standard()
+	}
+	if e.opt.Wall == nil {
+		e.opt.Wall = time.Now
 	}
 	if e.opt.Crash == nil {
 		e.opt.Crash = func(string) {}
@@ -328,21 +336,6 @@ func (e *Engine) observeNode(ctx context.Context) error {
 		e.log.Info("the node answers")
 	}
 	e.node, e.nodeErr, e.nodeAt = n, nil, time.Now()
-	return nil
-}
-
-func (e *Engine) append(ctx context.Context, recs ...ledger.Record) error {
-	payloads := make([]json.RawMessage, len(recs))
-	for i, r := range recs {
-		p, err := r.Encode()
-		if err != nil {
-			return err
-		}
-		payloads[i] = p
-	}
-	if _, err := e.opt.Journal.Append(ctx, payloads...); err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
 	return nil
 }
 

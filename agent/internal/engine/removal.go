@@ -188,10 +188,9 @@ func (e *Engine) enterQuarantine(ctx context.Context, s sighting, o *op.Op) (que
 	if s.obs.Config == nil {
 		return queue.Result{Err: fmt.Errorf("guest %s: its config could not be read: %s", o.Guest, s.obs.ConfigError)}, true
 	}
-	longer := time.Now().Add(e.gate().Quarantine)
 	q := ledger.Quarantine{
 		Op: o.ID, VMID: o.Guest.VMID, Run: s.obs.State.Run, Onboot: s.obs.Config["onboot"],
-		Protection: s.obs.Config["protection"], Tags: s.obs.Config["tags"], NotBefore: later(o.NotBefore, longer),
+		Protection: s.obs.Config["protection"], Tags: s.obs.Config["tags"], NotBefore: o.NotBefore,
 	}
 	if err := e.append(ctx, ledger.Record{Type: ledger.TypeQuarantine, Quarantine: &q}); err != nil {
 		return queue.Result{Err: err}, true
@@ -237,7 +236,7 @@ func (e *Engine) protect(ctx context.Context, s sighting, o *op.Op) (queue.Resul
 
 // waitOut lets the quarantine last.
 func (e *Engine) waitOut(ctx context.Context, s sighting, o *op.Op) (queue.Result, bool) {
-	left := time.Until(later(o.NotBefore, s.led.Quarantine.NotBefore))
+	left := time.Until(later(o.NotBefore, e.quarantinedAt(*o).Add(e.gate().Quarantine)))
 	switch {
 	case time.Now().After(o.NotAfter):
 		return e.revoke(ctx, o, op.Abandoned, "the time for the deletion is over; ask again"), true
@@ -245,6 +244,17 @@ func (e *Engine) waitOut(ctx context.Context, s sighting, o *op.Op) (queue.Resul
 		return queue.Result{Again: min(left, time.Minute)}, true
 	}
 	return queue.Result{}, false
+}
+
+// quarantinedAt is when the last step of the first phase ended.
+func (e *Engine) quarantinedAt(o op.Op) time.Time {
+	at := o.Planned
+	for _, p := range e.led.OpsOf(o.Guest.VMID) {
+		if p.Parent == o.ID {
+			at = later(at, p.Ended)
+		}
+	}
+	return at
 }
 
 // delete is the second phase. The executor clears protection with the digest

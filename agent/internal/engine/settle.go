@@ -85,14 +85,17 @@ func (e *Engine) settle(ctx context.Context, id guest.VMID) (res queue.Result, o
 // probe settles an intent without a handle (design section 7). When it
 // returns with open unset the op has a handle or has ended.
 func (e *Engine) probe(ctx context.Context, exec plugin.Executor, o *op.Op) (res queue.Result, open bool) {
-	until := o.Sent.Add(inFlight)
-	v, err := exec.Probe(ctx, plugin.ProbeQuery{Action: o.Action(), Sent: o.Sent, Until: until, Taken: e.taken(o)})
+	w := e.windowOf(o)
+	v, err := exec.Probe(ctx, plugin.ProbeQuery{Action: o.Action(), Sent: w.sent, Until: w.until, Taken: e.taken(o)})
 	if err != nil {
 		return queue.Result{Err: fmt.Errorf("guest %s: probe op %s: %w", o.Guest, o.ID, err)}, true
 	}
+	if v.Finding == plugin.NotSent && w.doubtful && o.Kind != plugin.SetConfig { // a digest is proof at any time
+		v.Finding, v.Message = plugin.Unclear, v.Message+", but the clock was set back since"
+	}
 	e.log.Info("probed an op", "guest", o.Guest.String(), "op", o.ID, "finding", v.Finding, "upid", v.Handle, "message", v.Message)
 	// The prober may go by the node's clock, which is told in whole seconds.
-	left := time.Until(until.Add(probeGrace))
+	left := w.until.Add(probeGrace).Sub(e.opt.Wall())
 	switch {
 	case v.Finding == plugin.Found:
 		err = e.step(ctx, o, op.Started, ledger.Step{Handle: v.Handle, Message: "found again: " + v.Message})

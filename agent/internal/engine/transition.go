@@ -38,6 +38,9 @@ func (e *Engine) busy(s *sighting, tasks bool) (why string, wait time.Duration) 
 	}
 	now := time.Now()
 	age := now.Sub(s.led.PhaseAt)
+	if age < -quietAfterHook { // the clock was set back since: nobody knows how old it is
+		age = transitionMax
+	}
 	switch s.led.Phase {
 	case guest.PreStart, guest.PreStop:
 		limit := transitionMax

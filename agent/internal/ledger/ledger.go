@@ -294,6 +294,33 @@ func (l *Ledger) desired(d *Desired, at time.Time) {
 	}
 }
 
+// Check says why a record about an op would break its life. Who journals such
+// records checks them first, and lets nobody move the op in between: what is
+// wrong in the journal is wrong for good.
+func (l *Ledger) Check(r Record) error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	switch {
+	case r.Op != nil:
+		now := op.State("")
+		if o := l.s.Ops[r.Op.ID]; o != nil {
+			now = o.State
+		}
+		if !now.Can(r.Op.State) {
+			return fmt.Errorf("op %s is %q by now and cannot become %q", r.Op.ID, now, r.Op.State)
+		}
+	case r.Step != nil:
+		o := l.s.Ops[r.Step.ID]
+		if o == nil {
+			return fmt.Errorf("op %s is not known", r.Step.ID)
+		}
+		if r.Step.From != "" && o.State != r.Step.From || !o.State.Can(r.Step.State) {
+			return fmt.Errorf("op %s is %q by now and cannot become %q", o.ID, o.State, r.Step.State)
+		}
+	}
+	return nil
+}
+
 func (l *Ledger) op(o *op.Op) error {
 	old := l.s.Ops[o.ID]
 	if old != nil {

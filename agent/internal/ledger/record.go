@@ -114,6 +114,7 @@ type Step struct {
 	ID      string         `json:"id"`
 	Guest   guest.ID       `json:"guest"`
 	State   op.State       `json:"state"`
+	From    op.State       `json:"-"` // where the op is believed to be, see Ledger.Check
 	Handle  string         `json:"handle,omitempty"`
 	Message string         `json:"message,omitempty"`
 	Undo    *plugin.Action `json:"undo,omitempty"`
