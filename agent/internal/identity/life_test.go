@@ -224,7 +224,7 @@ func live(t *testing.T, seed uint64) {
 // it, another guest is never taken for the one that was meant, and that one is
 // always recognised unless something happened that nobody can explain.
 func TestLives(t *testing.T) {
-	for seed := range uint64(500) {
+	for seed := range uint64(300) {
 		live(t, seed)
 	}
 }
