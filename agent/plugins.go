@@ -20,9 +20,6 @@ import (
 // pveName is the first-party executor and observer.
 const pveName = "pve"
 
-// coreActions are the action kinds that the pve plugin serves.
-var coreActions = []plugin.ActionKind{plugin.Start, plugin.Shutdown, plugin.Stop, plugin.Reboot, plugin.SetConfig}
-
 // specs are the plugins that a configuration asks for: the pve plugin if a
 // node is configured, one process per provider, and the vendors' executors and
 // observers.
@@ -65,7 +62,7 @@ func pveSpec(c config.Config, host string) pluginhost.Spec {
 	}
 	return pluginhost.Spec{
 		Name: pveName, Kinds: []plugin.Kind{plugin.KindExecutor, plugin.KindObserver},
-		Path: filepath.Join(c.Plugins.FirstParty, pveName), Config: conf, Actions: coreActions,
+		Path: filepath.Join(c.Plugins.FirstParty, pveName), Config: conf, Actions: plugin.CoreActions(),
 		Secrets: map[string]pluginhost.SecretSource{"token": {File: c.PVE.TokenFile}},
 	}
 }

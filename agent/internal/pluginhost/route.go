@@ -23,6 +23,13 @@ func (h *Host) Executor(kind plugin.ActionKind) (plugin.Executor, error) {
 	return executorRoute{h: h, kind: kind}, nil
 }
 
+// Benign reports whether the operator declared a vendor's action kind benign,
+// in the manifest of the plugin that serves it now.
+func (h *Host) Benign(kind plugin.ActionKind) bool {
+	s, err := h.executorSlot(kind)
+	return err == nil && slices.Contains(s.spec.Benign, kind)
+}
+
 // Observer returns the observer. It stays valid as an executor does.
 func (h *Host) Observer() (plugin.Observer, error) {
 	if _, err := h.observerSlot(); err != nil {
