@@ -33,6 +33,7 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/oplog"
 	"github.com/felhom/felhom-agent/agent/internal/pluginhost"
 	"github.com/felhom/felhom-agent/agent/internal/power"
+	"github.com/felhom/felhom-agent/agent/internal/reporter"
 	"github.com/felhom/felhom-agent/agent/internal/sdnotify"
 	"github.com/felhom/felhom-agent/agent/internal/signers"
 )
@@ -64,6 +65,7 @@ type Agent struct {
 	jrn     *journal.Journal
 	host    *pluginhost.Host
 	eng     *engine.Engine
+	rep     *reporter.Reporter
 	audit   *oplog.Log
 	socks   sockets
 	notify  *sdnotify.Notifier
@@ -168,6 +170,7 @@ func (a *Agent) makeEngine(context.Context) error {
 		return err
 	}
 	a.eng = e
+	a.rep = a.newReporter()
 	return nil
 }
 
@@ -227,6 +230,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	g.Go(func() error { a.power.Run(gctx); return nil })
 	g.Go(func() error { return a.serveHooks(gctx) })
 	g.Go(func() error { return a.serveControl(gctx) })
+	g.Go(func() error { a.rep.Run(gctx); return nil })
 	if a.audit != nil {
 		head := a.jrn.Head().Seq
 		g.Go(func() error { a.audit.Run(gctx, a.led, head); return nil })
@@ -342,6 +346,7 @@ func (a *Agent) reload() error {
 	if err := a.host.Set(specs(cfg, a.opt.Host)); err != nil {
 		return fmt.Errorf("the configuration is not taken, the old one stays: %w", err)
 	}
+	a.rep.Set(providerNames(cfg))
 	a.setConfig(cfg) // the engine asks for the keys of the new one
 	if err := a.eng.Reload(settingsOf(cfg)); err != nil {
 		a.setConfig(old)

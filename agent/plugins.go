@@ -77,6 +77,12 @@ func providerSpec(c config.Config, p config.Provider, vendors []pluginhost.Spec)
 		}
 	}
 	s.Name, s.Kinds = p.Name, []plugin.Kind{plugin.KindProvider}
+	if p.Secrets != nil {
+		s.Secrets = map[string]pluginhost.SecretSource{}
+		for name, src := range p.Secrets {
+			s.Secrets[name] = pluginhost.SecretSource{File: src.File, Credential: src.Credential}
+		}
+	}
 	if p.Config != nil {
 		s.Config = nil
 		if err := json.Unmarshal(p.Config, &s.Config); err != nil {

@@ -45,12 +45,15 @@ const IndexName = "felhom.index"
 // Reporter is a provider that can carry a report back to where the desired
 // state comes from.
 type Reporter interface {
+	// Report returns once the source has the report. ErrInvalid says that it
+	// will never take this one, ErrUnsupported that it takes none, and any
+	// other error that it should be tried again later.
 	Report(ctx context.Context, r Report) error
 }
 
 // Report is what the agent tells a provider's source.
 type Report struct {
 	Time time.Time
-	// JSON is the report in the control API's form of a status.
+	// JSON is a ReportBody.
 	JSON []byte
 }

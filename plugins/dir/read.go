@@ -44,12 +44,13 @@ const attempts = 5
 // errChanged: the directory changed while it was read.
 var errChanged = errors.New("the directory changes while it is read")
 
-// wanted says whether a name is that of a desired file. Hidden files and what
+// wanted says whether a name is that of a desired file or of the index of a
+// signed set. Hidden files and what
 // editors and packaging tools leave (.a.toml.swp, a.toml~, #a.toml#,
 // a.toml.dpkg-new) are not.
 func wanted(name string) bool {
 	ext := filepath.Ext(name)
-	return (ext == ".toml" || ext == ".json") && !strings.HasPrefix(name, ".") && !strings.HasPrefix(name, "#")
+	return name == plugin.IndexName || (ext == ".toml" || ext == ".json") && !strings.HasPrefix(name, ".") && !strings.HasPrefix(name, "#")
 }
 
 // worthALook says whether an event may have changed a snapshot.

@@ -50,11 +50,14 @@ func TestWhatIsRead(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(dir, "sub"), 0o755))
 	const one = "-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n"
 	write(t, dir, "b.toml.sig", one)
+	write(t, dir, "felhom.index", "index")
+	write(t, dir, "felhom.index.sig", one)
 	write(t, dir, "z.toml.sig", one+one)
 	s := newReader(dir).snapshot()
 	want := plugin.Snapshot{Revision: s.Revision, Files: []plugin.File{
 		{Name: "a.json", Data: []byte("a.json")},
 		{Name: "b.toml", Data: []byte("b.toml"), Signatures: [][]byte{[]byte(one)}},
+		{Name: "felhom.index", Data: []byte("index"), Signatures: [][]byte{[]byte(one)}},
 		{Name: "z.toml", Data: []byte("z.toml"), Signatures: [][]byte{[]byte(one), []byte(one)}},
 	}}
 	if diff := cmp.Diff(want, s); diff != "" {

@@ -92,7 +92,9 @@ func writeProviders(e *env, st engine.Status) {
 	for _, p := range st.Providers {
 		from := ""
 		if p.Cached {
-			from = ", from the cache"
+			from = fmt.Sprintf(", from the cache, accepted %s ago", time.Since(p.Accepted).Round(time.Second))
+		} else if !p.Heard.IsZero() {
+			from = fmt.Sprintf(", heard %s ago", time.Since(p.Heard).Round(time.Second))
 		}
 		if p.Revision == "" {
 			fmt.Fprintf(e.stdout, "desired state: %s: nothing accepted yet\n", p.Name)

@@ -65,11 +65,13 @@ type revision struct {
 	*desired.Set
 	rule  SignedRule    // under which it was believed
 	index *ledger.Index // nil if the rule wants none
+	// accepted is now, or for a cached one when it was accepted.
+	accepted time.Time
 }
 
 // parse reads a snapshot; with a zero now it does not mind that it has expired.
 func (e *Engine) parse(provider string, rule SignedRule, snap plugin.Snapshot, now time.Time) (*revision, error) {
-	r := &revision{rule: rule}
+	r := &revision{rule: rule, accepted: time.Now()}
 	var x *gate.Index
 	if rule.Issuer != "" {
 		var err error
@@ -106,20 +108,29 @@ func (e *Engine) forward(provider string, set *revision) error {
 func (e *Engine) remember(ctx context.Context, set *revision, snap plugin.Snapshot) error {
 	rec := &ledger.Desired{
 		Provider: set.Provider, Revision: set.Revision, Serial: set.Serial, NotAfter: set.NotAfter,
-		Guests: revisions(set.Set), Signed: set.index != nil, Index: set.index,
+		Guests: revisions(set.Set), Signed: set.index != nil, Index: set.index, Accepted: time.Now().UTC(),
 	}
 	old := e.led.Desired(set.Provider)
 	if rec.Index == nil && old != nil {
 		rec.Index = old.Index
 	}
 	if old != nil && old.Revision == rec.Revision && maps.Equal(old.Guests, rec.Guests) &&
-		old.Signed == rec.Signed && sameIndex(old.Index, rec.Index) {
+		old.Signed == rec.Signed && sameIndex(old.Index, rec.Index) && !e.stale(old) {
 		return nil
 	}
 	if err := e.opt.Cache.Save(set.Provider, snap); err != nil {
 		return fmt.Errorf("keep the desired state of %s: %w", set.Provider, err)
 	}
 	return e.append(ctx, ledger.Record{Type: ledger.TypeDesired, Desired: rec})
+}
+
+// stale reports whether a provider's maximum age is measured from so long ago
+// that a restart would count much of it twice.
+func (e *Engine) stale(rec *ledger.Desired) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	age := e.set.MaxAge[rec.Provider]
+	return age > 0 && time.Since(rec.Accepted) > age/8
 }
 
 func revisions(set *desired.Set) map[guest.VMID]string {
@@ -155,7 +166,7 @@ func (e *Engine) accept(set *revision, cached bool) error {
 	}
 	p := e.providerLocked(set.Provider)
 	if p.Revision != set.Revision {
-		p.Accepted = time.Now()
+		p.Accepted = set.accepted
 		e.log.Info("desired state accepted", "provider", set.Provider, "revision", short(set.Revision), "guests", len(set.Guests), "cached", cached)
 	}
 	p.Revision, p.Guests, p.NotAfter, p.Err, p.Cached = set.Revision, len(set.Guests), set.NotAfter, "", cached
@@ -236,6 +247,9 @@ func (e *Engine) cached(name string, rule SignedRule) (*revision, error) {
 	if set.Revision != rec.Revision || !maps.Equal(revisions(set.Set), rec.Guests) ||
 		set.index != nil && !(rec.Signed && sameIndex(set.index, rec.Index)) {
 		return nil, fmt.Errorf("the cached files are not the ones that were accepted (revision %s)", short(rec.Revision))
+	}
+	if set.accepted = rec.Accepted; set.accepted.IsZero() {
+		set.accepted = time.Now() // a record of an older version
 	}
 	return set, nil
 }

@@ -378,3 +378,31 @@ func TestRuleThatChangesMeanwhile(t *testing.T) {
 		}
 	})
 }
+
+// A restart does not begin the maximum age anew, and what the source gave again
+// meanwhile counts.
+func TestMaximumAgeAcrossARestart(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.put(101, guest.Running, guest.Config{"cores": "4"})
+		r.change = func(s *Settings) { s.MaxAge = map[string]time.Duration{"dir": 24 * time.Hour} }
+		r.start(Enforce)
+		r.mustDesire(cores(4))
+		after(12 * time.Hour)
+		r.mustDesire(cores(4)) // nothing new, but the source is there
+		r.stop()
+		drift := func() { r.world.Change(101, func(g *plugintest.Guest) { g.Config["cores"] = "1" }) }
+		after(18 * time.Hour)
+		r.start(Enforce)
+		after(5 * time.Minute)
+		drift()
+		after(15 * time.Minute)
+		r.wantApplied("101 set_config")
+		r.stop()
+		after(6 * time.Hour)
+		r.start(Enforce)
+		defer r.stop()
+		drift()
+		after(time.Hour)
+		r.wantApplied("101 set_config")
+	})
+}

@@ -96,6 +96,9 @@ type Desired struct {
 	Serial   uint64                `json:"serial,omitempty"`
 	NotAfter time.Time             `json:"not_after,omitzero"`
 	Guests   map[guest.VMID]string `json:"guests"` // revision per guest
+	// Accepted is when the source last gave it, roughly: it is written again
+	// only now and then.
+	Accepted time.Time `json:"accepted,omitzero"`
 	// Signed: this revision is the one that Index lists. Index is kept by a
 	// later revision that is not signed, so that no older one is ever taken.
 	Signed bool   `json:"signed,omitempty"`
