@@ -145,11 +145,11 @@ func cmdApprove(ctx context.Context, e *env, args []string) (int, error) {
 	f := newFlags(e, "approve", `sign an op that waits, or hand in signatures that were made elsewhere.
 
   approve OP                        show what is to be signed, and how
-  approve OP --key FILE             sign it with ssh-keygen and hand it in
+  approve OP --sign-with FILE       sign it with ssh-keygen and hand it in
   approve OP --print | ssh-keygen -Y sign -n `+gate.ApprovalNamespace+` -f KEY
   approve OP --signature FILE       hand in what ssh-keygen made ("-": paste it)
 
-Where more than one signature is needed, give --key or --signature more than once.`).withJSON()
+Where more than one signature is needed, give --sign-with or --signature more than once.`).withJSON()
 	var in signing
 	in.flags(f)
 	show := f.Bool("print", false, "print the text to be signed, byte for byte, and nothing else")
@@ -176,7 +176,7 @@ Where more than one signature is needed, give --key or --signature more than onc
 		writeRequest(e, o)
 	}
 	if in.none() {
-		fmt.Fprintf(e.stdout, "\nNothing was signed. To sign it here:\n  felhom-agent approve %s --key ~/.ssh/id_ed25519\nElsewhere:\n  felhom-agent approve %s --print >request\n  ssh-keygen -Y sign -n %s -f KEY request\n  felhom-agent approve %s --signature request.sig\n",
+		fmt.Fprintf(e.stdout, "\nNothing was signed. To sign it here:\n  felhom-agent approve %s --sign-with ~/.ssh/id_ed25519\nElsewhere:\n  felhom-agent approve %s --print >request\n  ssh-keygen -Y sign -n %s -f KEY request\n  felhom-agent approve %s --signature request.sig\n",
 			o.ID, o.ID, gate.ApprovalNamespace, o.ID)
 		return exitOK, nil
 	}

@@ -64,7 +64,7 @@ func commands() []command {
 		{"pause", "[GUEST...]", "change nothing about these guests (none named: any)", groupChange, cmdPause},
 		{"resume", "[GUEST...]", "end a pause, a hold or a tripped breaker", groupChange, cmdResume},
 		{"ask", "ACTION GUEST [NAME=VALUE...]", "have one action done: snapshot, backup, destroy, ...", groupChange, cmdAsk},
-		{"approve", "OP [--key FILE]", "sign what waits for a signature", groupChange, cmdApprove},
+		{"approve", "OP [--sign-with FILE]", "sign what waits for a signature", groupChange, cmdApprove},
 		{"reject", "OP", "end an op that waits, or a quarantine", groupChange, cmdReject},
 		{"undo", "OP", "take an op back, or a guest out of quarantine", groupChange, cmdUndo},
 		{"permit", "new|add|list|withdraw", "standing permits", groupChange, cmdPermit},

@@ -39,7 +39,7 @@ type signing struct {
 }
 
 func (s *signing) flags(f *flags) {
-	f.Var(&s.keys, "key", "private or public key `file` to sign with (ssh-keygen; security keys and ssh-agent work)")
+	f.Var(&s.keys, "sign-with", "private or public key `file` to sign with (ssh-keygen; security keys and ssh-agent work)")
 	f.Var(&s.files, "signature", "`file` with signatures that were made elsewhere; - is standard input")
 	f.Var(&s.as, "signer", "`name` of the signer in allowed_signers, if a key may sign for more than one; one for each signature")
 }
@@ -179,7 +179,7 @@ func permitAdd(ctx context.Context, e *env, args []string) (int, error) {
 		return exitError, err
 	}
 	if in.none() {
-		return exitError, fmt.Errorf("%w: who signs it? give --key or --signature", errUsage)
+		return exitError, fmt.Errorf("%w: who signs it? give --sign-with or --signature", errUsage)
 	}
 	sigs, err := in.collect(ctx, e, gate.ApprovalNamespace, string(text))
 	if err != nil {
