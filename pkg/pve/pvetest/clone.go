@@ -105,6 +105,9 @@ func (j *cloneJob) admit(c *call) error {
 	if err := j.linkable(s); err != nil {
 		return err
 	}
+	if err := j.mayCopy(c); err != nil {
+		return err
+	}
 	if j.kind == guest.LXC {
 		s.placeholder(j.kind, j.to) // a container's is there before the task
 		s.confEdit(g, func(d *conf.Guest) { d.Current.Set("lock", "disk") })

@@ -163,6 +163,16 @@ func (n *ctCreation) storagesAllowed(c *call) error {
 	if c.authid == acl.Root {
 		return nil
 	}
+	if n.restore {
+		if err := c.mayRestoreFrom(n.archive, n.vmid); err != nil {
+			return err
+		}
+		// Without a rootfs in the call its storage counts, though the volumes
+		// may go elsewhere.
+		if _, ok := n.params["rootfs"]; !ok && !c.mayLocked("/storage/"+n.storage, "Datastore.AllocateSpace") {
+			return denied("/storage/%s, Datastore.AllocateSpace", n.storage)
+		}
+	}
 	store, _, _ := strings.Cut(n.archive, ":")
 	if !n.restore && !c.mayLocked("/storage/"+store, "Datastore.AllocateSpace", "Datastore.Audit") {
 		return denied("/storage/%s, Datastore.AllocateSpace|Datastore.Audit", store)

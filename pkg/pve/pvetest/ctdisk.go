@@ -242,6 +242,9 @@ func (n *ctCreation) fillRestore(t *task) (*conf.Guest, error) {
 	if saved, err = n.restoredRights(s, saved); err != nil {
 		return nil, err
 	}
+	if err := s.mayPlug(n.user, saved.Current); err != nil {
+		return nil, err
+	}
 	cfg, err := n.makeDisks(t, saved, n.restoredDisks(saved))
 	if err != nil {
 		return nil, err

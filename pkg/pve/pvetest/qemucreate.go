@@ -91,6 +91,9 @@ func (n *vmCreation) mayRestore(c *call) error {
 	default:
 		return &apiError{status: 403, reason: "Permission check failed"}
 	}
+	if err := c.mayRestoreFrom(n.archive, n.vmid); err != nil {
+		return err
+	}
 	if store := n.params["storage"]; store != "" && !c.mayLocked("/storage/"+store, "Datastore.AllocateSpace") {
 		return denied("/storage/%s, Datastore.AllocateSpace", store)
 	}
@@ -234,6 +237,9 @@ func (n *vmCreation) unpack(t *task, v *volumeState) (conf.Result, error) {
 	s := t.sim
 	saved, err := conf.Parse(guest.QEMU, guest.VMID(n.vmid), v.backup)
 	if err != nil {
+		return conf.Result{}, err
+	}
+	if err := s.mayPlug(n.user, saved.Current); err != nil {
 		return conf.Result{}, err
 	}
 	t.say(fmt.Sprintf("restore vma archive: vma extract -v -r /var/tmp/vzdumptmp%d.fifo %s /var/tmp/vzdumptmp%d\n", t.pid, s.volumePath(n.archive), t.pid))

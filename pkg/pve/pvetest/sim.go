@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/felhom/felhom-agent/pkg/pve/pvetest/internal/acl"
@@ -22,6 +23,7 @@ const pvedaemonWorkers = 3
 // that uses it.
 type Sim struct {
 	opt    Options
+	skew   atomic.Int64 // as opt.Skew, but it may change
 	major  int
 	log    *slog.Logger
 	routes *routeTree
@@ -78,6 +80,7 @@ func New(opt Options) (*Sim, error) {
 		acl: opt.accounts(), tickets: map[string]ticket{},
 		backupJobs: slices.Clone(opt.BackupJobs), replications: slices.Clone(opt.Replications),
 	}
+	s.skew.Store(int64(opt.Skew))
 	s.began = s.now()
 	s.boot = s.began.Add(-opt.Host.Uptime)
 	s.statFrom = s.began.Add(opt.Host.StatPhase - broadcastEvery)
@@ -117,7 +120,10 @@ func (s *Sim) Node() string { return s.opt.Node }
 // Now returns the node's clock.
 func (s *Sim) Now() time.Time { return s.now() }
 
-func (s *Sim) now() time.Time { return time.Now().Add(s.opt.Skew) }
+func (s *Sim) now() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
+
+// SetSkew sets the node's clock, as somebody might in the middle of anything.
+func (s *Sim) SetSkew(d time.Duration) { s.skew.Store(int64(d)) }
 
 // allRoutes is the API; one function per area.
 func (s *Sim) allRoutes() []route {

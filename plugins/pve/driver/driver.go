@@ -39,6 +39,8 @@ type Options struct {
 	// Poll is how often Watch asks PVE. PollFile is how often it looks at the
 	// VMList, which costs PVE nothing.
 	Poll, PollFile time.Duration
+	// Wall is the host's wall clock; nil = time.Now.
+	Wall func() time.Time
 }
 
 // The defaults of Options.
@@ -65,6 +67,9 @@ func (d *Driver) set(o Options) error {
 	}
 	if o.Poll <= 0 {
 		o.Poll = DefaultPoll
+	}
+	if o.Wall == nil {
+		o.Wall = time.Now
 	}
 	if o.PollFile <= 0 {
 		o.PollFile = DefaultPollFile
@@ -96,7 +101,7 @@ func (d *Driver) now() time.Time {
 	if t := d.pve.NodeTime(); !t.IsZero() {
 		return t
 	}
-	return time.Now()
+	return d.opts.Wall()
 }
 
 // readError gives the error of a read its kind on the wire.

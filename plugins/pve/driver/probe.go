@@ -62,7 +62,7 @@ func unclear(format string, args ...any) plugin.Verdict {
 // open reports whether a sending may still arrive, by either clock: which of
 // them the query's times are from is not for us to guess.
 func (d *Driver) open(q plugin.ProbeQuery) bool {
-	return time.Now().Before(q.Until) || d.now().Before(q.Until)
+	return d.opts.Wall().Before(q.Until) || d.now().Before(q.Until)
 }
 
 func windowOpen(q plugin.ProbeQuery, evidence string) plugin.Verdict {
@@ -216,7 +216,7 @@ func (d *Driver) noTask(ctx context.Context, j *job, q plugin.ProbeQuery) (plugi
 // differs from ours, the sending may have been timed by either.
 func (d *Driver) searchFrom(sent time.Time) time.Time {
 	from := sent
-	if off := time.Until(d.now()); off < -startSkew {
+	if off := d.now().Sub(d.opts.Wall()); off < -startSkew {
 		from = sent.Add(off)
 	}
 	return from.Add(-startSkew).Truncate(time.Second)
