@@ -84,11 +84,76 @@ func (r *rig) describes(vmid int, op string) bool {
 	return err == nil && strings.TrimSpace(fmt.Sprint(conf["description"])) == op
 }
 
+// lives is a case whose every action is one of a kind about another guest,
+// which the node notes as what.
+func (r *rig) lives(what string, action func(vmid guest.VMID) plugin.Action) plugintest.ExecutorCase {
+	var mu sync.Mutex
+	vmids := make(map[string]int)
+	next := guest.VMID(1000)
+	return plugintest.ExecutorCase{
+		Executor: r.Driver,
+		Action: func() plugin.Action {
+			mu.Lock()
+			defer mu.Unlock()
+			a := action(next)
+			vmids[a.OpID] = int(a.Guest.VMID)
+			next++
+			return a
+		},
+		Effects: func(op string) (n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, m := range r.sim.Record() {
+				if m.VMID == vmids[op] && m.What == what {
+					n++
+				}
+			}
+			return n
+		},
+	}
+}
+
+func (r *rig) makes() plugintest.ExecutorCase {
+	return r.lives("create", func(v guest.VMID) plugin.Action { return making(guest.ID{Kind: guest.LXC, VMID: 2000 + v}) })
+}
+
+func (r *rig) clones() plugintest.ExecutorCase {
+	return r.lives("clone", func(v guest.VMID) plugin.Action {
+		return withParams(act(plugin.Provision, guest.LXC, 2000+v), "how", "clone", "source", v.String())
+	})
+}
+
+func (r *rig) destroys() plugintest.ExecutorCase {
+	return r.lives("destroy", func(v guest.VMID) plugin.Action { return r.resting(act(plugin.Destroy, guest.LXC, v)) })
+}
+
+func (r *rig) snaps() plugintest.ExecutorCase {
+	return r.lives("snapshot", func(v guest.VMID) plugin.Action {
+		return withParams(act(plugin.TakeSnapshot, guest.LXC, v), "name", "before")
+	})
+}
+
+func (r *rig) backups() plugintest.ExecutorCase {
+	return r.lives("backup", func(v guest.VMID) plugin.Action { return backupOf(v, "local") })
+}
+
+func (r *rig) grows() plugintest.ExecutorCase {
+	return r.lives("resize", func(v guest.VMID) plugin.Action {
+		return r.resting(withParams(act(plugin.GrowDisk, guest.LXC, v), "disk", "rootfs", "size", "2147483648"))
+	})
+}
+
 func TestExecutorContract(t *testing.T) {
-	for name, makeCase := range map[string]func(*rig) plugintest.ExecutorCase{"starts": (*rig).starts, "writes": (*rig).writes} {
+	for name, makeCase := range map[string]func(*rig) plugintest.ExecutorCase{
+		"starts": (*rig).starts, "writes": (*rig).writes, "makes": (*rig).makes, "clones": (*rig).clones, "destroys": (*rig).destroys,
+		"snapshots": (*rig).snaps, "backups": (*rig).backups, "grows": (*rig).grows,
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, manyStopped(40))
+				r := newRig(t, func(o *pvetest.Options, do *Options) {
+					manyStopped(40)(o, do)
+					onZFS(o, do)
+				})
 				if err := plugintest.CheckExecutor(t.Context(), makeCase(r)); err != nil {
 					t.Error(err)
 				}
