@@ -37,8 +37,9 @@ const (
 	// Provision makes a guest that is not there and leaves it stopped: Params
 	// "how" is "template", "backup" or "clone", "source" a volume id or the
 	// VMID to clone, "storage" where the volumes go (optional), "pool"
-	// (optional); Set is the config it is made with. A guest that is there
-	// already is somebody else's: Refused.
+	// (optional); Set is the config it is made with, as far as that way of
+	// making takes one, else ErrInvalid. A guest that is there already is
+	// somebody else's: Refused.
 	Provision ActionKind = "provision"
 	// GrowDisk: Params "disk" (a config key), "size" in bytes, in all; Digest.
 	GrowDisk ActionKind = "grow_disk"
@@ -56,7 +57,9 @@ const (
 	// Destroy: Digest is the config's that was approved. The executor clears
 	// "protection" with that digest, which fails if the config was replaced,
 	// reads the guest once more, compares, and deletes at once (design
-	// section 8). Params "purge" is "1" to remove it from jobs too.
+	// section 8). Params "purge" is "1" to remove it from jobs too. An attempt
+	// that cleared the protection and went no further leaves another digest: the
+	// next one needs the present one.
 	Destroy ActionKind = "destroy"
 	// DeleteSnapshot: Params "name".
 	DeleteSnapshot ActionKind = "delete_snapshot"
@@ -127,7 +130,8 @@ type Outcome struct {
 	// Undo is what would undo the action, as the executor saw it; nil if it
 	// cannot say.
 	Undo *Action
-	// Params are what came of it, by the action kind's names ("volume").
+	// Params are what came of it, by the action kind's names: "volume" of a
+	// backup, and "half_made", the lock of a guest that is there and not whole.
 	Params map[string]string
 }
 
