@@ -218,9 +218,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	return errors.Join(err, mark, a.down.run())
 }
 
-// serve runs the parts. The engine is stopped first and the plugins last, so
-// that an op in flight can still reach its end.
+// serve takes in hooks until everything else has ended: the guests that start
+// and stop while the lanes finish wait for no answer.
 func (a *Agent) serve(ctx context.Context) error {
+	hooks, stopHooks := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopHooks()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.serveHooks(hooks) })
+	g.Go(func() error { defer stopHooks(); return a.work(gctx) })
+	return g.Wait()
+}
+
+// work runs the other parts. The engine is stopped first and the plugins last,
+// so that an op in flight can still reach its end.
+func (a *Agent) work(ctx context.Context) error {
 	plugins, stopPlugins := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPlugins()
 	g, gctx := errgroup.WithContext(ctx)
@@ -228,7 +239,6 @@ func (a *Agent) serve(ctx context.Context) error {
 	go func() { hostDone <- a.host.Run(plugins) }()
 	g.Go(func() error { return a.runEngine(gctx) })
 	g.Go(func() error { a.power.Run(gctx); return nil })
-	g.Go(func() error { return a.serveHooks(gctx) })
 	g.Go(func() error { return a.serveControl(gctx) })
 	g.Go(func() error { a.rep.Run(gctx); return nil })
 	if a.audit != nil {

@@ -30,7 +30,7 @@ type Status struct {
 	// PVE is whether a connection to the node is configured.
 	PVE bool `json:"pve_configured"`
 	// Power is what is known of the host going down or coming up.
-	Power   power.State               `json:"host"`
+	Power   power.State               `json:"power"`
 	Engine  engine.Status             `json:"engine"`
 	Plugins []pluginhost.PluginStatus `json:"plugins"`
 	Journal Head                      `json:"journal"`
