@@ -252,10 +252,16 @@ func (a *Agent) work(ctx context.Context) error {
 	return errors.Join(err, <-hostDone)
 }
 
+// afterDrain is what plugins, sockets and journal may take to end after the
+// lanes.
+const afterDrain = 20 * time.Second
+
 // runEngine runs the engine and, for as long, feeds the service manager's
 // watchdog: an engine that finishes its lanes is alive as well.
 func (a *Agent) runEngine(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { a.notify.Stopping("finishing what is under way") })
+	stop := context.AfterFunc(ctx, func() {
+		a.notify.Stopping("finishing what is under way", a.opt.Config.Agent.Drain+afterDrain)
+	})
 	defer stop()
 	beating, still := context.WithCancel(context.WithoutCancel(ctx))
 	var beat sync.WaitGroup

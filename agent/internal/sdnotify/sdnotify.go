@@ -50,8 +50,11 @@ func (n *Notifier) Reloading() {
 	n.send("RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(ts.Nano()/1000, 10))
 }
 
-// Stopping says that the daemon ends.
-func (n *Notifier) Stopping(status string) { n.state("STOPPING=1", status) }
+// Stopping says that the daemon ends, and within which time: the manager waits
+// that long, whatever TimeoutStopSec= says, if that is less.
+func (n *Notifier) Stopping(status string, within time.Duration) {
+	n.state("STOPPING=1\nEXTEND_TIMEOUT_USEC="+strconv.FormatInt(within.Microseconds(), 10), status)
+}
 
 // Status is the line of state, sent if it is another than before.
 func (n *Notifier) Status(line string) {

@@ -102,9 +102,9 @@ func TestStates(t *testing.T) {
 	n.Status("mode observe") // known already
 	n.Reloading()
 	n.Ready("mode enforce")
-	n.Stopping("ends")
+	n.Stopping("ends", 40*time.Second)
 	want := []string{
-		`READY=1\nSTATUS=mode observe`, `RELOADING=1\nMONOTONIC_USEC=[1-9][0-9]+`, `READY=1\nSTATUS=mode enforce`, `STOPPING=1\nSTATUS=ends`,
+		`READY=1\nSTATUS=mode observe`, `RELOADING=1\nMONOTONIC_USEC=[1-9][0-9]+`, `READY=1\nSTATUS=mode enforce`, `STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000\nSTATUS=ends`,
 	}
 	if len(m.got) != len(want) {
 		t.Fatalf("sent %q", m.got)
