@@ -60,7 +60,7 @@ func build(f func()) error {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata",
-		Setup: setup,
+		Setup: prepare,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"node":    cmdNode,
 			"agent":   cmdAgent,
@@ -72,7 +72,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func setup(e *testscript.Env) error {
+func prepare(e *testscript.Env) error {
 	for _, d := range []string{"state", "run", "spool", "plugins.d", "desired", "pve/storage/snippets"} {
 		if err := os.MkdirAll(filepath.Join(e.WorkDir, d), 0o700); err != nil {
 			return err
@@ -112,7 +112,7 @@ func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
 	path := ts.MkAbs("agent.toml")
 	if len(args) > 0 {
 		conf := strings.NewReplacer("WORK", ts.Getenv("WORK"), "UID", ts.Getenv("UID"), "BIN", bin, "MODE", args[0],
-			"URL", strings.TrimSpace(read(ts, "pve/url"))).Replace(agentTOML)
+			"URL", strings.TrimSpace(read(ts, "pve/url"))).Replace(agentTOML + read(ts, "more.toml"))
 		ts.Check(os.WriteFile(path, []byte(conf), 0o600))
 	}
 	background(ts, "agent", []string{"felhom-agent", "run", "--config", path})
