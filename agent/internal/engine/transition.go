@@ -37,7 +37,7 @@ func (e *Engine) busy(s *sighting, tasks bool) (why string, wait time.Duration) 
 		return t.Type + " of " + t.User + " is running", pollTransition
 	}
 	now := time.Now()
-	age := now.Sub(s.led.PhaseAt)
+	age := e.opt.Wall().Sub(s.led.PhaseAt)
 	if age < -quietAfterHook { // the clock was set back since: nobody knows how old it is
 		age = transitionMax
 	}

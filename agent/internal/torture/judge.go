@@ -68,6 +68,8 @@ type Story struct {
 	Attempts []*Attempt
 	Ledger   *ledger.Ledger
 	Payloads []string
+	// Slack is by how much the clock was set back, so much may a sending seem to be later than its execution.
+	Slack time.Duration
 }
 
 // ReadStory reads a journal that nothing was removed from.
@@ -127,7 +129,7 @@ func (s *Story) judge(v *Verdict, m pvetest.Mutation) {
 	taken := 0
 	for _, a := range s.Attempts {
 		switch {
-		case !a.mayBe(m):
+		case !a.mayBe(m, s.Slack):
 		case a.done:
 			taken++
 		case owner == nil || a.likelier(owner, m):
@@ -157,8 +159,8 @@ var kinds = map[string][]plugin.ActionKind{
 }
 
 // mayBe tells whether an execution may be this attempt's.
-func (a *Attempt) mayBe(m pvetest.Mutation) bool {
-	if int(a.Op.Guest.VMID) != m.VMID || !slices.Contains(kinds[m.What], a.Op.Kind) || a.Sent.After(m.Time) {
+func (a *Attempt) mayBe(m pvetest.Mutation, slack time.Duration) bool {
+	if int(a.Op.Guest.VMID) != m.VMID || !slices.Contains(kinds[m.What], a.Op.Kind) || a.Sent.After(m.Time.Add(slack)) {
 		return false
 	}
 	return a.Op.Handle == "" || m.UPID == "" || a.Op.Handle == m.UPID

@@ -51,6 +51,8 @@ type world struct {
 	agent *agent
 	// acked are the payloads that were acknowledged, by any agent.
 	acked []string
+	// step is by how much somebody set the host's clock; steppedBack is the sum of all steps back.
+	step, steppedBack time.Duration
 	// wrong are invariants that were seen broken while it ran.
 	wrong Verdict
 	mu    sync.Mutex
@@ -172,8 +174,24 @@ func (w *world) hook(h pvetest.HookCall) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 250*time.Millisecond)
 	defer cancel()
-	_ = a.eng.Event(ctx, hook.Event{ID: fmt.Sprint("h", n), VMID: guest.VMID(h.VMID), Phase: guest.Phase(h.Phase), Time: time.Now().UnixNano()})
+	_ = a.eng.Event(ctx, hook.Event{ID: fmt.Sprint("h", n), VMID: guest.VMID(h.VMID), Phase: guest.Phase(h.Phase), Time: w.wall().UnixNano()})
 	return nil
+}
+
+// wall is the host's wall clock, which is the node's.
+func (w *world) wall() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Round(0).Add(w.step)
+}
+
+// setClock sets the host's clock forward, or back.
+func (w *world) setClock(by time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.step += by
+	w.steppedBack += max(0, -by)
+	w.sim.SetSkew(w.step)
 }
 
 // settings are those of a host in mode enforce whose breakers do not trip early.
@@ -199,7 +217,7 @@ func (w *world) start(crash func(a *agent, point string)) error {
 	a.startPlugin()
 	a.eng, err = engine.New(engine.Options{
 		Host: "pve1", Settings: settings(), Observer: watched{a}, Executors: a, Journal: a, Ledger: a.led, Cache: w.cache,
-		Logger: slog.New(slog.DiscardHandler), QueueSize: 1000,
+		Logger: slog.New(slog.DiscardHandler), QueueSize: 1000, Wall: w.wall,
 		Crash: func(p string) {
 			if crash != nil {
 				crash(a, p)
@@ -278,6 +296,7 @@ func (w *world) judge(quiet bool) Verdict {
 		v.Jam("%v", err)
 		return v
 	}
+	s.Slack = w.steppedBack
 	v.Add("node", s.Judge(w.sim.Record(), user))
 	v.Add("records", s.JudgeKept(w.acked))
 	if w.agent != nil && w.agent.jrn.Err() == nil { // after a failed sync the next start decides what counts
@@ -339,7 +358,7 @@ func (a *agent) Head() journal.Head { return a.jrn.Head() }
 
 // startPlugin begins a plugin process's life, without memory of the one before.
 func (a *agent) startPlugin() {
-	d, err := driver.New(driver.Options{Client: a.w.client, Node: "pve1"})
+	d, err := driver.New(driver.Options{Client: a.w.client, Node: "pve1", Wall: a.w.wall})
 	if err != nil {
 		a.w.t.Fatal(err)
 	}

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command torture runs every scenario that is to break the agent and prints one table. QUICK=1 in the environment, or
-// -quick, tries a sample of each within a minute; else everything is tried within half an hour. It exits with 1 if
-// anything was lost, doubled or stuck, or a scenario failed.
+// -quick, tries a sample of each within a minute; else everything is tried within half an hour. With -sim, scenarios with
+// real programs, mounts or a new seed each time are left out: what remains tries the same points on any machine, however
+// busy. It exits with 1 if anything was lost, doubled or stuck, or a scenario failed.
 package main
 
 import (
@@ -34,33 +35,51 @@ var suites = []struct{ pkg, run string }{
 
 func main() {
 	quick := flag.Bool("quick", os.Getenv("QUICK") != "" && os.Getenv("QUICK") != "0", "try a sample only")
+	sim := flag.Bool("sim", false, "try only a sample of what runs on simulated time, the same each time")
 	bin := flag.String("bin", "build", "`directory` of the programs under test")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *quick, *bin, os.Stdout); err != nil {
+	size := sizes["full"]
+	switch {
+	case *sim:
+		size = sizes[""]
+		if os.Getenv("FELHOM_SEED") == "" {
+			_ = os.Setenv("FELHOM_SEED", "1")
+		}
+	case *quick:
+		size = sizes["quick"]
+	}
+	if err := run(ctx, size, *bin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "torture:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, quick bool, bin string, out io.Writer) error {
-	size, limit := "full", 28*time.Minute
-	if quick {
-		size, limit = "quick", 4*time.Minute
-	}
+// amount is how much is tried, by the name that the tests know, and how long it may take.
+type amount struct {
+	name  string
+	limit time.Duration
+}
+
+// sizes are the amounts by name. The limit of the unnamed one only ends what hangs.
+var sizes = map[string]amount{
+	"full": {"full", 28 * time.Minute}, "quick": {"quick", 4 * time.Minute}, "": {"", 20 * time.Minute},
+}
+
+func run(ctx context.Context, size amount, bin string, out io.Writer) error {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit+time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, size.limit+time.Minute)
 	defer cancel()
-	env := append(os.Environ(), "FELHOM_TORTURE="+size, "FELHOM_BIN="+bin)
+	env := append(os.Environ(), "FELHOM_TORTURE="+size.name, "FELHOM_BIN="+bin)
 	rows := make([][]torture.Row, len(suites))
 	errs := make([]error, len(suites))
 	var wg sync.WaitGroup
 	for i, s := range suites {
-		wg.Go(func() { rows[i], errs[i] = suite(ctx, env, limit, s.pkg, s.run) })
+		wg.Go(func() { rows[i], errs[i] = suite(ctx, env, size.limit, s.pkg, s.run) })
 	}
 	wg.Wait()
 	all := slices.Concat(rows...)
