@@ -112,8 +112,15 @@ func (e *Engine) keys() (*gate.Signers, *gate.Revoked, error) {
 	if e.opt.Keys == nil {
 		return nil, nil, nil
 	}
-	return e.opt.Keys()
+	s, r, err := e.opt.Keys()
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errKeys, err)
+	}
+	return s, r, nil
 }
+
+// errKeys: who may sign could not be read, so nobody may now.
+var errKeys = errors.New("who may sign is not known")
 
 func (e *Engine) gate() GateSettings {
 	e.mu.Lock()
@@ -231,7 +238,7 @@ func (e *Engine) allow(ctx context.Context, s sighting, o *op.Op, a gated) (bool
 		kept, _ := e.led.Op(o.ID)
 		return false, e.refuse(ctx, kept, &given, err)
 	}
-	o.Approval = &op.Approval{Nonce: good.Request.Nonce, Hash: good.Hash, Signers: names(good.Signers)}
+	o.Approval = &op.Approval{Nonce: good.Request.Nonce, Hash: good.Hash, Signers: names(good.Signers), At: now}
 	if o.Kind == plugin.Destroy {
 		o.NotBefore, o.NotAfter = good.Request.DeleteNotBefore, good.Request.DeleteNotAfter
 	}
@@ -267,7 +274,7 @@ func (e *Engine) Accept(ctx context.Context, id guest.VMID, by string) error {
 	case s.who.evidence.IsZero():
 		return fmt.Errorf("guest %s: %w: its config could not be read: %s", id, ErrOrder, s.obs.ConfigError)
 	}
-	rec := ledger.Accepted{VMID: id, Guest: s.obs.State.ID, Incarnation: incarnation(s), Evidence: &s.who.evidence, By: by}
+	rec := ledger.Accepted{VMID: id, Guest: s.obs.State.ID, Incarnation: incarnation(s), Evidence: &s.who.evidence, Looked: s.looked(), By: by}
 	if err := e.append(ctx, ledger.Record{Type: ledger.TypeAccepted, Accepted: &rec}); err != nil {
 		return err
 	}

@@ -33,12 +33,13 @@ type gated struct {
 func (a gated) hash(incarnation string) string {
 	b, err := json.Marshal(struct {
 		Kind        plugin.ActionKind
+		Class       guest.Class
 		Set         map[string]string
 		Delete      []string
 		Params      map[string]string
 		Effects     []string
 		Incarnation string
-	}{a.Kind, a.maskedSet(), a.Delete, a.Params, a.effects, incarnation})
+	}{a.Kind, a.Class, a.maskedSet(), a.Delete, a.Params, a.effects, incarnation})
 	if err != nil {
 		panic(err) // strings only
 	}

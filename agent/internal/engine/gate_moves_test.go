@@ -24,7 +24,9 @@ func TestMovesThatComeTooLate(t *testing.T) {
 		}
 		after(time.Minute)
 		granted := r.op(awaiting.ID)
-		r.world.Script(func(a plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{Delay: time.Second, Task: time.Minute} })
+		r.world.Script(func(a plugin.Action) plugintest.Behaviour {
+			return plugintest.Behaviour{Delay: time.Second, Task: time.Minute}
+		})
 		after(time.Hour - time.Second/2 - time.Minute)
 		for d := time.Duration(0); r.op(granted.ID).State != op.Intent && d < time.Minute; d += 100 * time.Millisecond {
 			after(100 * time.Millisecond)

@@ -375,3 +375,29 @@ func TestRestartInTheMiddleOfADestroy(t *testing.T) {
 		}
 	})
 }
+
+// TestSignerRevokedDuringQuarantine: a grant is worth no more than the keys
+// that it stands on, to its last moment.
+func TestSignerRevokedDuringQuarantine(t *testing.T) {
+	for name, spoil := range map[string]func(p *people){
+		"revoked":          func(p *people) { p.revoked = p.pub(alice) },
+		"listed no more":   func(p *people) { p.allowed = p.line(bob, "") },
+		"the list is gone": func(p *people) { p.broken = os.ErrNotExist },
+	} {
+		t.Run(name, func(t *testing.T) {
+			gateBubble(t, func(r *rig, p *people) {
+				o := r.askDestroy()
+				if err := r.approve(p, o, alice); err != nil {
+					t.Fatal(err)
+				}
+				after(time.Minute)
+				spoil(p)
+				after(5 * time.Hour)
+				r.wantApplied("105 shutdown", "105 set_config")
+				if got := r.op(o.ID).State; got != op.Refused && got != op.Abandoned {
+					t.Errorf("the destroy is %s", got)
+				}
+			})
+		})
+	}
+}

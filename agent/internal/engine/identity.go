@@ -75,7 +75,10 @@ func (e *Engine) continuity(s *sighting) identity.Continuity {
 // knownSince is from when on a task that makes or removes guests speaks
 // against this one being the same.
 func (e *Engine) knownSince(g ledger.Guest) time.Time {
-	since := later(later(g.FirstSeen, g.AcceptedAt), g.EvidenceAt)
+	since := g.Looked
+	if since.IsZero() { // a journal from before looks had a time
+		since = g.FirstSeen
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return later(since, e.sure[g.ID.VMID])
@@ -154,7 +157,7 @@ func (s sighting) firstSight() []ledger.Record {
 		return nil
 	}
 	return []ledger.Record{{Type: ledger.TypeSeen, Seen: &ledger.Seen{
-		Guest: s.obs.State.ID, Incarnation: rand.Text(), Evidence: &s.who.evidence,
+		Guest: s.obs.State.ID, Incarnation: rand.Text(), Evidence: &s.who.evidence, Looked: s.looked(),
 	}}}
 }
 
@@ -170,7 +173,7 @@ func (s sighting) newVerdict() []ledger.Record {
 	}
 	fresh := w.verdict == identity.Same || w.verdict == identity.Unsure && s.led.Evidence == nil
 	if fresh && !w.evidence.IsZero() && identity.Unsteady(s.obs) == "" && !s.sameEvidence() {
-		r.Evidence = &w.evidence
+		r.Evidence, r.Looked = &w.evidence, s.looked()
 	}
 	was := s.led.Verdict
 	if was == "" {
@@ -186,10 +189,22 @@ func (s sighting) newVerdict() []ledger.Record {
 // is looked at once they have ended; a change that waits for a restart is still
 // to come.
 func (s sighting) sameEvidence() bool {
-	if s.led.Evidence == nil || s.led.Lost != "" || !s.led.Evidence.Equal(s.who.evidence) {
+	if s.looked().Sub(s.led.Looked) > keepLook || s.led.Evidence == nil || s.led.Lost != "" || !s.led.Evidence.Equal(s.who.evidence) {
 		return false
 	}
 	return len(s.led.Explained) == 0 || len(s.obs.Pending) > 0
+}
+
+// keepLook is how old the last journalled look at who a guest is may get: PVE's
+// task list, which tells what happened since, does not reach back far.
+const keepLook = 24 * time.Hour
+
+// looked is when the guest was looked at, by the node's clock.
+func (s sighting) looked() time.Time {
+	if s.obs.Time.IsZero() {
+		return time.Now()
+	}
+	return s.obs.Time
 }
 
 // unlikely reports whether what was seen gives a reason to judge who it is.

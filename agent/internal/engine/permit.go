@@ -76,7 +76,7 @@ func (e *Engine) permitted(ctx context.Context, s sighting, o *op.Op) bool {
 			e.log.Debug("permit does not cover an op", "permit", p.ID, "op", o.ID, "err", err)
 			continue
 		}
-		o.Approval = &op.Approval{Hash: p.Hash, Permit: true, Signers: names(g.Signers)}
+		o.Approval = &op.Approval{Hash: p.Hash, Permit: true, Signers: names(g.Signers), At: now}
 		if r, err := gate.ParseRequest([]byte(o.Request)); err == nil {
 			o.NotBefore, o.NotAfter = r.DeleteNotBefore, r.DeleteNotAfter
 		}

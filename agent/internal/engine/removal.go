@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -267,7 +268,10 @@ func (e *Engine) delete(ctx context.Context, s sighting, o *op.Op) queue.Result 
 			Incarnation: s.led.Incarnation,
 		})
 	}
-	if reason := gate.ReasonOf(err); reason == gate.ErrClock || reason == gate.ErrEarly {
+	if err == nil {
+		err = e.stillSigned(o)
+	}
+	if reason := gate.ReasonOf(err); reason == gate.ErrClock || reason == gate.ErrEarly || errors.Is(err, errKeys) {
 		return queue.Result{Err: fmt.Errorf("guest %s: op %s waits: %w", o.Guest, o.ID, err)}
 	}
 	if err != nil {
@@ -286,6 +290,29 @@ func (e *Engine) delete(ctx context.Context, s sighting, o *op.Op) queue.Result 
 	e.logHead("about to destroy a guest", "guest", o.Guest.String(), "op", o.ID)
 	_, res := e.run(ctx, &fresh)
 	return res
+}
+
+// stillSigned holds a grant's signatures against who may sign now, as they were
+// when it was given: a certificate may have run out since, but a key that was
+// revoked, or is listed no more, ends the grant.
+func (e *Engine) stillSigned(o *op.Op) error {
+	switch {
+	case o.Approval == nil:
+		return errors.New("nothing tells who granted it")
+	case o.Approval.Permit:
+		p, ok := e.led.Permit(o.Approval.Hash)
+		if !ok {
+			return errors.New("its permit is not known any more")
+		}
+		_, err := e.granted(p, o.Approval.At)
+		return err
+	}
+	given, ok := e.led.Approval(o.ID)
+	if !ok {
+		return errors.New("its signatures are not known any more")
+	}
+	_, err := e.verifyApproval(&given, o.Approval.At)
+	return err
 }
 
 // logHead puts the journal's head where it is seen elsewhere (promise P10).

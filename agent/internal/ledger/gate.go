@@ -25,6 +25,7 @@ type Identity struct {
 	Why        []string             `json:"why,omitempty"`
 	Evidence   *identity.Evidence   `json:"evidence,omitempty"` // nil: what was known stays
 	Continuity *identity.Continuity `json:"continuity,omitempty"`
+	Looked     time.Time            `json:"looked,omitzero"` // when Evidence was seen, by the node's clock
 }
 
 // Accepted says that the guest as it was seen is the one that is meant. A
@@ -34,6 +35,7 @@ type Accepted struct {
 	Guest       guest.ID           `json:"guest"`
 	Incarnation string             `json:"incarnation"`
 	Evidence    *identity.Evidence `json:"evidence"`
+	Looked      time.Time          `json:"looked"`
 	By          string             `json:"by"`
 }
 
@@ -105,13 +107,13 @@ func (l *Ledger) applyGate(r Record, at time.Time) {
 		g := l.guest(r.Identity.VMID)
 		g.Verdict, g.VerdictWhy, g.Continuity = r.Identity.Verdict, r.Identity.Why, r.Identity.Continuity
 		if r.Identity.Evidence != nil {
-			g.Evidence, g.EvidenceAt, g.Explained, g.Lost = r.Identity.Evidence, at, nil, ""
+			g.Evidence, g.Looked, g.Explained, g.Lost = r.Identity.Evidence, r.Identity.Looked, nil, ""
 		}
 	case TypeAccepted:
 		a := r.Accepted
 		g := l.guest(a.VMID)
-		g.ID, g.Incarnation, g.Evidence, g.AcceptedAt = a.Guest, a.Incarnation, a.Evidence, at
-		g.Verdict, g.VerdictWhy, g.Explained, g.EvidenceAt = identity.Same, nil, nil, at
+		g.ID, g.Incarnation, g.Evidence, g.Looked = a.Guest, a.Incarnation, a.Evidence, a.Looked
+		g.Verdict, g.VerdictWhy, g.Explained = identity.Same, nil, nil
 		g.Lost, g.HalfMade, g.Continuity = "", "", nil
 	case TypeForgot:
 		l.forgot(r.Forgot.VMID)
@@ -231,6 +233,17 @@ func (l *Ledger) Permits() []Permit {
 		out = append(out, *l.s.Permits[h])
 	}
 	return out
+}
+
+// Permit returns a standing permit by its hash.
+func (l *Ledger) Permit(hash string) (Permit, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	p := l.s.Permits[hash]
+	if p == nil {
+		return Permit{}, false
+	}
+	return *p, true
 }
 
 // Waiting returns the guest's ops that wait for a signature or for their time,

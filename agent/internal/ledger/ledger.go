@@ -65,8 +65,8 @@ type Guest struct {
 	Verdict    identity.Verdict     `json:"verdict,omitempty"`
 	VerdictWhy []string             `json:"verdict_why,omitempty"`
 	Continuity *identity.Continuity `json:"continuity,omitempty"`
-	AcceptedAt time.Time            `json:"accepted_at,omitzero"`
-	EvidenceAt time.Time            `json:"evidence_at,omitzero"`
+	// Looked is when Evidence was seen, by the node's clock.
+	Looked time.Time `json:"looked,omitzero"`
 	// Lost says why the guest is not made although it is not here: it was.
 	Lost string `json:"lost,omitempty"`
 	// Removed is the op of ours that destroyed it; HalfMade the one that was
@@ -189,7 +189,7 @@ func (l *Ledger) apply(r Record, at time.Time) error {
 	case TypeSeen:
 		g := l.guest(r.Seen.Guest.VMID)
 		g.ID, g.Incarnation, g.FirstSeen = r.Seen.Guest, r.Seen.Incarnation, at
-		g.Evidence, g.EvidenceAt, g.Explained = r.Seen.Evidence, at, nil
+		g.Evidence, g.Looked, g.Explained = r.Seen.Evidence, r.Seen.Looked, nil
 		g.Verdict, g.Continuity, g.Lost, g.Removed = "", nil, "", ""
 	case TypeSettled:
 		g := l.guest(r.Settled.VMID)

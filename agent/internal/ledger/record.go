@@ -138,6 +138,8 @@ type Seen struct {
 	Guest       guest.ID           `json:"guest"`
 	Incarnation string             `json:"incarnation"`
 	Evidence    *identity.Evidence `json:"evidence,omitempty"`
+	// Looked is when that was seen, by the node's clock.
+	Looked time.Time `json:"looked,omitzero"`
 }
 
 // Settled says that a guest was as wanted at this revision of its desire.

@@ -126,6 +126,8 @@ type Approval struct {
 	Hash    string   `json:"hash"` // of the signed text
 	Permit  bool     `json:"permit,omitempty"`
 	Signers []string `json:"signers"` // "alice SHA256:..."
+	// At is when it was verified and consumed.
+	At time.Time `json:"at,omitzero"`
 }
 
 // Gated reports whether the op needs somebody's signature.
