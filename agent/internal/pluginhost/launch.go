@@ -51,6 +51,11 @@ func (l *processLauncher) start(ctx context.Context, s Spec) (*running, *instanc
 	defer exe.file.Close()
 	r := &running{log: newOutput(l.opts, s.Name, cfg.Secrets)}
 	r.child = newChild(l.spawn, r.log.line)
+	limits, err := s.ceilings()
+	if err != nil {
+		return nil, nil, refuse("correct the table limits", "%v", err)
+	}
+	r.child.hold = limits.hold
 	p, err := l.bringUp(ctx, r, s, exe, cfg)
 	if err == nil {
 		return r, p, nil
@@ -78,6 +83,9 @@ func (l *processLauncher) bringUp(ctx context.Context, r *running, s Spec, exe *
 		if err := exe.recheck(); err != nil {
 			return nil, err
 		}
+	}
+	if limits, err := s.ceilings(); err == nil && limits.memory > 0 {
+		r.wg.Go(func() { r.watchMemory(limits.memory) })
 	}
 	if err := r.dial(addr, tlsConfig); err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ type running struct {
 	dir   string // of its socket; "" before there is one
 	files string // the copy it was started from; "" if there is none
 	log   *output
-	wg    sync.WaitGroup // of readStdio
+	wg    sync.WaitGroup // of readStdio and watchMemory
 }
 
 // command is the process to start.
@@ -164,6 +164,9 @@ func (r *running) end(ask bool, grace time.Duration) error {
 		err = errors.Join(err, r.conn.Close())
 	}
 	r.wg.Wait()
+	if r.dir != "" {
+		err = errors.Join(err, sweep(r.dir))
+	}
 	for _, dir := range []string{r.dir, r.files} {
 		if dir != "" {
 			err = errors.Join(err, os.RemoveAll(dir))

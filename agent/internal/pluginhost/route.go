@@ -135,8 +135,32 @@ func (r executorRoute) Apply(ctx context.Context, a plugin.Action, handle string
 	if err != nil {
 		return plugin.Outcome{}, err
 	}
-	out, err := e.Apply(ctx, a, handle, emit)
+	g := handleGuard{handle: handle, next: emit}
+	out, err := e.Apply(ctx, a, handle, g.emit)
+	if g.wrong != nil {
+		return plugin.Outcome{}, s.wrap(g.wrong)
+	}
 	return out, s.wrap(err)
+}
+
+// handleGuard lets one handle through. A plugin that tells another one answers
+// for something else; what became of the action is not known then.
+type handleGuard struct {
+	handle string
+	next   func(plugin.Progress) error
+	wrong  error
+}
+
+func (g *handleGuard) emit(p plugin.Progress) error {
+	if p.Handle == "" || g.wrong != nil {
+		return errors.Join(g.wrong, g.next(p))
+	}
+	if g.handle != "" && p.Handle != g.handle {
+		g.wrong = fmt.Errorf("it told a second handle, %.200q after %.200q: one of them is of something else", p.Handle, g.handle)
+		return g.wrong
+	}
+	g.handle = p.Handle
+	return g.next(p)
 }
 
 func (r executorRoute) Probe(ctx context.Context, q plugin.ProbeQuery) (plugin.Verdict, error) {
@@ -145,6 +169,12 @@ func (r executorRoute) Probe(ctx context.Context, q plugin.ProbeQuery) (plugin.V
 		return plugin.Verdict{}, err
 	}
 	v, err := e.Probe(ctx, q)
+	if v.Finding == plugin.Found && (v.Handle == "" || slices.Contains(q.Taken, v.Handle)) {
+		return plugin.Verdict{
+			Finding: plugin.Unclear,
+			Message: fmt.Sprintf("plugin %s found handle %.200q, which is of another op (%s)", s.spec.Name, v.Handle, v.Message),
+		}, s.wrap(err)
+	}
 	return v, s.wrap(err)
 }
 
@@ -196,5 +226,8 @@ func (r observerRoute) Guest(ctx context.Context, q plugin.GuestQuery) (plugin.O
 		return plugin.Observation{}, err
 	}
 	obs, err := o.Guest(ctx, q)
+	if err == nil && obs.Presence == plugin.Here && obs.State.ID.VMID != q.VMID {
+		return plugin.Observation{}, s.wrap(fmt.Errorf("%w: asked for guest %s, it answered for %s", plugin.ErrUnavailable, q.VMID, obs.State.ID))
+	}
 	return obs, s.wrap(err)
 }

@@ -161,9 +161,28 @@ func (s *slot) once(ctx context.Context) error {
 	}
 	s.publish(p)
 	s.log.Info("plugin runs", "version", p.info.Version, "pid", p.pid)
+	s.compareActions(p.info)
 	ask, err := s.attend(ctx, p)
 	s.publish(nil)
 	return errors.Join(err, p.stop(ask))
+}
+
+// compareActions logs where an executor and who set it up are not of one mind.
+// What counts is the spec: no other action reaches the plugin.
+func (s *slot) compareActions(info plugin.Info) {
+	if !slices.Contains(s.spec.Kinds, plugin.KindExecutor) {
+		return
+	}
+	for _, k := range info.Actions {
+		if !slices.Contains(s.spec.Actions, k) {
+			s.log.Warn("plugin says that it serves an action which it is not given", "action", k)
+		}
+	}
+	for _, k := range s.spec.Actions {
+		if !slices.Contains(info.Actions, k) {
+			s.log.Warn("plugin does not say that it serves an action which it is given", "action", k)
+		}
+	}
 }
 
 // attend keeps a running plugin company: it checks its health and follows its

@@ -39,6 +39,7 @@ type child struct {
 
 	cmd       *exec.Cmd
 	handshake func(line string) error // judges the first line of standard output
+	hold      func(pid int) error     // limits it, just after its start
 
 	stdout, stderr *os.File // read ends
 	first          *io.PipeReader
@@ -50,11 +51,12 @@ type child struct {
 	killed  bool
 	reaped  bool
 	err     error // how it ended
+	blamed  error // why it was killed
 	said    error // what handshake said
 }
 
 func newChild(spawn *spawner, output func(stream, line string)) *child {
-	c := &child{spawn: spawn, output: output, exited: make(chan struct{})}
+	c := &child{spawn: spawn, output: output, exited: make(chan struct{}), hold: ceilings{}.hold}
 	c.first, c.firstW = io.Pipe()
 	return c
 }
@@ -84,11 +86,12 @@ func (c *child) Start(ctx context.Context) error {
 		return errors.Join(err, c.stdout.Close(), c.stderr.Close())
 	}
 	c.started()
+	held := c.hold(c.pid())
 	var readers sync.WaitGroup
 	readers.Go(c.readStdout)
 	readers.Go(func() { c.readLines(bufio.NewReaderSize(c.stderr, maxLine), "stderr") })
 	go c.await(&readers) // Wait waits for exited, which this closes
-	return nil
+	return held          // a process without its limits is killed by the caller
 }
 
 // started notes the pid, and kills at once what was killed before that.
@@ -184,10 +187,21 @@ func (c *child) Wait(context.Context) error {
 func (c *child) why() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
-		return c.err
+	err := c.err
+	if err == nil {
+		err = errors.New("exit status 0")
 	}
-	return errors.New("exit status 0")
+	if c.blamed != nil {
+		return fmt.Errorf("%w: %w", c.blamed, err)
+	}
+	return err
+}
+
+// blame notes why it is about to be killed.
+func (c *child) blame(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.blamed = why
 }
 
 // refusal is what was wrong with the handshake line.
