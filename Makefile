@@ -28,7 +28,7 @@ $(BINS):
 demo: build ## the main job in one story, against the simulated node (under a minute)
 	@packaging/demo/run $(BUILD)
 
-test: ## everything that must hold: vet, all tests with -race, replay, roundtrip
+test: ## everything that must hold: vet, all tests with -race, replay, roundtrip, a sample of torture
 	packaging/deps
 	$(GO) vet ./...
 	$(MAKE) --no-print-directory unit
@@ -36,6 +36,7 @@ test: ## everything that must hold: vet, all tests with -race, replay, roundtrip
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory replay
 	$(MAKE) --no-print-directory roundtrip
+	$(GO) run ./agent/internal/torture/cmd/torture -sim
 
 unit:
 	$(GOTEST) -race ./...
