@@ -75,6 +75,7 @@ func commands() []command {
 		{"run", "", "be the daemon", groupDaemon, cmdRun},
 		{"config", "check [FILE]", "check a configuration file", groupDaemon, cmdConfig},
 		{"journal", "check|show|export", "read the journal, also without the agent", groupDaemon, cmdJournal},
+		{"plugin", "test|new", "check a plugin you write, or begin one", groupDaemon, cmdPlugin},
 		{"index", "make|check", "list a set's files for signing, check a signed set", groupDaemon, cmdIndex},
 		{"version", "", "print the version", groupDaemon, cmdVersion},
 	}
