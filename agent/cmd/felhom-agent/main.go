@@ -72,6 +72,9 @@ func commands() []command {
 		{"forget", "GUEST...", "let a guest that is gone be made anew", groupChange, cmdForget},
 		{"reload", "", "read the configuration again", groupChange, cmdReload},
 		{"selftest", "GUEST", "write and read back every key on a scratch guest", groupChange, cmdSelftest},
+		{"setup", "[--run] [--role ROLE]", "user, role and token in PVE, CA and credential here", groupRoot, cmdSetup},
+		{"hook", "install|remove|status", "the hookscript of guests", groupRoot, cmdHook},
+		{"doctor", "[--json]", "check every precondition, also without the agent", groupRoot, cmdDoctor},
 		{"run", "", "be the daemon", groupDaemon, cmdRun},
 		{"config", "check [FILE]", "check a configuration file", groupDaemon, cmdConfig},
 		{"journal", "check|show|export", "read the journal, also without the agent", groupDaemon, cmdJournal},
@@ -84,6 +87,7 @@ func commands() []command {
 const (
 	groupRead   = "Reading (nothing is changed)"
 	groupChange = "Changing"
+	groupRoot   = "Setting up (as root on the node)"
 	groupDaemon = "Daemon and files"
 )
 
