@@ -229,7 +229,7 @@ func TestRunningIsNotDestroyed(t *testing.T) {
 		r := newRig(t, nil)
 		for _, id := range []guest.ID{{Kind: guest.LXC, VMID: 102}, {Kind: guest.QEMU, VMID: 202}} {
 			got := apply(t.Context(), r.Driver, r.resting(act(plugin.Destroy, id.Kind, id.VMID)), "")
-			if got.Status != plugin.Refused || !strings.Contains(got.Message, "not stopped") || len(r.changes(0)) > 0 {
+			if got.Status != plugin.Refused || !strings.Contains(got.Message, "not stopped; nothing was sent") || len(r.changes(0)) > 0 {
 				t.Errorf("%+v, %q", got, r.changes(0))
 			}
 		}
