@@ -179,6 +179,8 @@ func mayAsk(s sighting, q Order) string {
 		return cmp.Or(pol.Identity, pol.Changed)
 	case s.obs.Config == nil:
 		return "its config could not be read: " + s.obs.ConfigError
+	case s.obs.HA.Managed && q.Action == plugin.Destroy:
+		return "the HA stack manages it (state " + s.obs.HA.State + "): take it out of HA first"
 	case s.obs.State.Template && class != guest.Benign:
 		return "a template is left alone: clones may hang on it"
 	case s.led.Quarantine != nil && q.Action != plugin.Backup:

@@ -186,20 +186,13 @@ func findBackup(obs plugin.Observation, volume string) (plugin.BackupInfo, error
 func (e *Engine) destruction(a *gated, s sighting) error {
 	set := e.gate()
 	a.Reason = "destroy it"
-	inv := inventory(s.obs)
-	if len(inv.Missing) > 0 {
-		return fmt.Errorf("%w: what would be lost is not known: %s", ErrOrder, inv.Missing[0])
-	}
-	proof, err := backupProof(a.Params, inv, set.BackupAge)
-	if err != nil {
+	var err error
+	if a.basis, err = lost(s.obs, a.Params); err != nil {
 		return err
 	}
-	a.basis = append(volumes(s.obs), snapshots(s.obs, "is lost")...)
-	for _, j := range inv.Jobs {
-		a.basis = append(a.basis, "it is in "+j)
-	}
-	if a.Params["purge"] == "1" {
-		a.basis = append(a.basis, "it is taken out of all jobs")
+	proof, err := backupProof(a.Params, inventory(s.obs), set.BackupAge)
+	if err != nil {
+		return err
 	}
 	a.effects = []string{
 		"first quarantine: shut down, onboot=0, protection=1, tag " + quarantineTag,
@@ -207,6 +200,22 @@ func (e *Engine) destruction(a *gated, s sighting) error {
 	}
 	a.effects = append(a.effects, a.basis...)
 	return nil
+}
+
+// lost are the lines about what goes with a guest, to its jobs.
+func lost(obs plugin.Observation, params map[string]string) ([]string, error) {
+	inv := inventory(obs)
+	if len(inv.Missing) > 0 {
+		return nil, fmt.Errorf("%w: what would be lost is not known: %s", ErrOrder, inv.Missing[0])
+	}
+	lines := append(volumes(obs), snapshots(obs, "is lost")...)
+	for _, j := range inv.Jobs {
+		lines = append(lines, "it is in "+j)
+	}
+	if params["purge"] == "1" {
+		lines = append(lines, "it is taken out of all jobs")
+	}
+	return lines, nil
 }
 
 // backupProof is the line about what is left of a guest that is destroyed. A

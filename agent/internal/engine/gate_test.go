@@ -401,3 +401,41 @@ func TestSignerRevokedDuringQuarantine(t *testing.T) {
 		})
 	}
 }
+
+// TestQuarantineLongerThanTheBackupIsFresh: the backup that was recent when the
+// destroy was asked for does not age it out.
+func TestQuarantineLongerThanTheBackupIsFresh(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		set := settings(Enforce)
+		r.change(&set)
+		set.Gate.BackupAge = 30 * time.Minute
+		if err := r.eng.Reload(set); err != nil {
+			t.Fatal(err)
+		}
+		r.ask(plugin.Backup, map[string]string{"storage": "pbs"})
+		o := r.ask(plugin.Destroy, nil)
+		if err := r.approve(p, o, alice); err != nil {
+			t.Fatal(err)
+		}
+		after(2 * time.Hour)
+		r.wantApplied("105 backup", "105 shutdown", "105 set_config", "105 destroy")
+	})
+}
+
+// TestUnreadableGuestInQuarantineWaits: PVE answers 500 now and then; that is no
+// reason to give a grant up, nor to go on.
+func TestUnreadableGuestInQuarantineWaits(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		o := r.askDestroy()
+		if err := r.approve(p, o, alice); err != nil {
+			t.Fatal(err)
+		}
+		after(30 * time.Minute)
+		r.world.Change(105, func(g *plugintest.Guest) { g.ConfigErr = "failed to read from command socket" })
+		after(45 * time.Minute)
+		r.wantApplied("105 shutdown", "105 set_config")
+		r.world.Change(105, func(g *plugintest.Guest) { g.ConfigErr = "" })
+		after(10 * time.Minute)
+		r.wantApplied("105 shutdown", "105 set_config", "105 destroy")
+	})
+}

@@ -64,7 +64,11 @@ func (e *Engine) removal(ctx context.Context, id guest.VMID) (res queue.Result, 
 	if why := e.notNow(s); why != "" {
 		return queue.Result{Again: 2 * time.Second}, true
 	}
-	if err := e.stillGranted(s, &o); err != nil {
+	err = e.stillGranted(s, &o)
+	if errors.Is(err, errNotNow) {
+		return queue.Result{Err: fmt.Errorf("guest %s: op %s waits: %w", o.Guest, o.ID, err)}, true
+	}
+	if err != nil {
 		return e.revoke(ctx, &o, op.Refused, err.Error()), true
 	}
 	for _, step := range []func(context.Context, sighting, *op.Op) (queue.Result, bool){
@@ -87,11 +91,16 @@ func (e *Engine) removing(id guest.VMID) (op.Op, bool) {
 	return op.Op{}, false
 }
 
+// errNotNow: it cannot be told at the moment whether a grant still holds.
+var errNotNow = errors.New("it cannot be told whether the approval still holds")
+
 // stillGranted holds the grant's own list against what is there: who the guest
 // is, and what would be lost with it. What the quarantine changes is not in it.
 func (e *Engine) stillGranted(s sighting, o *op.Op) error {
 	half := s.led.HalfMade != "" && o.Incarnation == s.led.Incarnation
 	switch {
+	case s.obs.Presence == plugin.Unsure, s.obs.Presence == plugin.Here && s.obs.Config == nil && s.who.verdict != identity.Stranger:
+		return fmt.Errorf("%w: the guest could not be read: %s", errNotNow, s.obs.ConfigError)
 	case s.obs.Presence != plugin.Here:
 		return fmt.Errorf("the guest is not here any more (%s)", s.obs.Presence)
 	case s.obs.State.ID != o.Guest:
@@ -100,15 +109,13 @@ func (e *Engine) stillGranted(s sighting, o *op.Op) error {
 		return fmt.Errorf("it is not the guest that was approved: %s", strings.Join(s.who.why, "; "))
 	case s.obs.HA.Managed:
 		return fmt.Errorf("the HA stack manages it (state %s): take it out of HA first, then ask again", s.obs.HA.State)
-	case s.obs.Config == nil:
-		return nil // not known: the steps that need it wait
 	}
-	now := gated{Action: plan.Action{Params: o.Params}}
-	if err := e.destruction(&now, s); err != nil && len(inventory(s.obs).Missing) > 0 {
-		return err
+	now, err := lost(s.obs, o.Params)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNotNow, err)
 	}
-	if !slices.Equal(now.basis, o.Basis) {
-		return fmt.Errorf("what would be lost is not what was approved: %s", difference(o.Basis, now.basis))
+	if !slices.Equal(now, o.Basis) {
+		return fmt.Errorf("what would be lost is not what was approved: %s", difference(o.Basis, now))
 	}
 	return nil
 }
