@@ -15,7 +15,7 @@ plugins/pve_pkg  := ./plugins/pve
 plugins/dir_pkg  := ./plugins/dir
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit replay property mutants roundtrip torture demo lint fuzz bench microbench proto programs man deb package-test clean $(BINS)
+.PHONY: help build test unit replay property mutants roundtrip torture chaos demo lint fuzz bench microbench proto programs man deb package-test clean $(BINS)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ roundtrip: ## recorded config writes: no false drift, every real change seen, th
 
 torture: build ## break everything that can break, judge what is left (30 minutes; QUICK=1: a sample)
 	QUICK=$(QUICK) $(GO) run ./agent/internal/torture/cmd/torture -bin $(BUILD)
+
+chaos: build ## plugins that misbehave in every way, against the real host (root; within ten minutes)
+	$(GO) build -o $(BUILD)/chaos ./agent/internal/chaos/cmd/chaos
+	$(BUILD)/chaos -bin $(BUILD)
 
 lint: ## gofumpt and golangci-lint
 	@test -z "$$($(TOOL) gofumpt -l agent pkg plugins hookscript)" || { $(TOOL) gofumpt -l agent pkg plugins hookscript; exit 1; }
