@@ -19,6 +19,7 @@ import (
 
 	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/plugin"
+	"github.com/felhom/felhom-agent/pkg/pve"
 )
 
 // Role is what the agent may do, in four steps; each has the one before in it.
@@ -46,34 +47,33 @@ func ParseRole(s string) (Role, error) {
 // includes reports whether r has what other has.
 func (r Role) includes(other Role) bool { return slices.Index(Roles, r) >= slices.Index(Roles, other) }
 
-// needs are the privileges of an action kind, and from which role on it is
-// served (proxmox.md 3 and 6; the API's own schema).
-var needs = []struct {
-	kind  plugin.ActionKind
-	role  Role
-	privs string
+// serves says from which role on an action kind is served. What it needs of PVE
+// is pve.Privileges, and guest.Form for config keys.
+var serves = []struct {
+	kind plugin.ActionKind
+	role Role
 }{
-	{plugin.Start, Operate, "VM.PowerMgmt"},
-	{plugin.Shutdown, Operate, "VM.PowerMgmt"},
-	{plugin.Stop, Operate, "VM.PowerMgmt"},
-	{plugin.Reboot, Operate, "VM.PowerMgmt"},
-	{plugin.SetConfig, Operate, ""}, // by key, see configPrivileges
-	{plugin.TakeSnapshot, Operate, "VM.Snapshot"},
-	{plugin.Backup, Operate, "VM.Backup Datastore.AllocateSpace"},
-	{plugin.Provision, Provision, "VM.Allocate VM.Clone VM.Backup VM.Config.Disk VM.Config.HWType VM.Config.CDROM VM.Config.Cloudinit Datastore.AllocateSpace"},
-	{plugin.GrowDisk, Provision, "VM.Config.Disk Datastore.AllocateSpace"},
-	{plugin.Rollback, Full, "VM.Snapshot.Rollback"},
-	{plugin.Restore, Full, "VM.Allocate VM.Backup Datastore.AllocateSpace"},
-	{plugin.Destroy, Full, "VM.Allocate VM.Config.Options"},
-	{plugin.DeleteSnapshot, Full, "VM.Snapshot"},
-	{plugin.DeleteBackup, Full, "Datastore.Allocate"},
-	{plugin.DeleteVolume, Full, "Datastore.Allocate VM.Config.Disk"},
+	{plugin.Start, Operate},
+	{plugin.Shutdown, Operate},
+	{plugin.Stop, Operate},
+	{plugin.Reboot, Operate},
+	{plugin.SetConfig, Operate},
+	{plugin.TakeSnapshot, Operate},
+	{plugin.Backup, Operate},
+	{plugin.Provision, Provision},
+	{plugin.GrowDisk, Provision},
+	{plugin.Rollback, Full},
+	{plugin.Restore, Full},
+	{plugin.Destroy, Full},
+	{plugin.DeleteSnapshot, Full},
+	{plugin.DeleteBackup, Full},
+	{plugin.DeleteVolume, Full},
 }
 
 // Kinds are the action kinds a role serves.
 func (r Role) Kinds() []plugin.ActionKind {
 	var out []plugin.ActionKind
-	for _, n := range needs {
+	for _, n := range serves {
 		if r.includes(n.role) {
 			out = append(out, n.kind)
 		}
@@ -92,13 +92,16 @@ type Grant struct {
 // storages and bridges.
 func (r Role) Grants(major int) []Grant {
 	see, work := []string{"Sys.Audit"}, []string{"VM.Audit", "Datastore.Audit"}
-	for _, n := range needs {
-		if r.includes(n.role) {
-			work = append(work, strings.Fields(n.privs)...)
+	for _, kind := range r.Kinds() {
+		for _, g := range []guest.Kind{guest.LXC, guest.QEMU} {
+			for _, p := range pve.Privileges(string(kind), g, major) {
+				work = append(work, p.Name)
+			}
 		}
 	}
 	if r.includes(Operate) {
-		work = append(work, configPrivileges(guest.Benign, major)...)
+		// A CD-ROM is benign on keys whose rows are those of disks.
+		work = append(append(work, "VM.Config.CDROM"), configPrivileges(guest.Benign, major)...)
 	}
 	if r.includes(Provision) {
 		work = append(work, configPrivileges(guest.Additive, major)...)

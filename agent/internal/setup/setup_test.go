@@ -164,7 +164,7 @@ func TestGrants(t *testing.T) {
 		{Observe, []string{"/ Sys.Audit", "/vms VM.Audit", "/storage Datastore.Audit"}, []string{"/vms VM.PowerMgmt", "/sdn/zones SDN.Use"}},
 		{
 			Operate,
-			[]string{"/vms VM.PowerMgmt", "/vms VM.Config.Memory", "/vms VM.Snapshot", "/vms VM.Backup", "/sdn/zones SDN.Use", "/storage Datastore.AllocateSpace"},
+			[]string{"/vms VM.PowerMgmt", "/vms VM.Config.Memory", "/vms VM.Config.CDROM", "/vms VM.Snapshot", "/vms VM.Backup", "/sdn/zones SDN.Use", "/storage Datastore.AllocateSpace"},
 			[]string{"/vms VM.Allocate", "/vms VM.Config.Disk", "/vms VM.Snapshot.Rollback", "/storage Datastore.Allocate", "/ Sys.Modify"},
 		},
 		{Provision, []string{"/vms VM.Allocate", "/vms VM.Clone", "/vms VM.Config.Disk"}, []string{"/vms VM.Snapshot.Rollback", "/storage Datastore.Allocate"}},
