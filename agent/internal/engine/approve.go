@@ -78,16 +78,19 @@ var ErrNoOp = errors.New("no such op waits")
 // says why.
 func (e *Engine) Approve(ctx context.Context, id, text string, sigs []ledger.Signature, by string) (Applied, error) {
 	o, ok := e.led.Op(id)
-	if !ok || o.State != op.Awaiting {
+	if !ok {
 		return Applied{}, fmt.Errorf("op %s: %w for an approval", id, ErrNoOp)
 	}
 	a := &ledger.Approval{Op: id, Guest: o.Guest, Text: text, Signatures: sigs, By: by}
+	if o.State != op.Awaiting {
+		return Applied{}, e.refuse(ctx, o, a, e.tooLate(o, text), false)
+	}
 	good, err := e.verifyApproval(a, time.Now())
 	if err == nil {
 		err = good.Check(e.asIssued(ctx, o, good))
 	}
 	if err != nil {
-		return Applied{}, e.refuse(ctx, o, a, err)
+		return Applied{}, e.turnAway(ctx, o, a, err)
 	}
 	a.Signers = names(good.Signers)
 	if err := e.append(ctx, ledger.Record{Type: ledger.TypeApproval, Approval: a}); err != nil {
@@ -95,6 +98,28 @@ func (e *Engine) Approve(ctx context.Context, id, text string, sigs []ledger.Sig
 	}
 	ops, err := e.await(ctx, []op.Op{o})
 	return Applied{Ops: ops}, err
+}
+
+// errNotWaiting: an approval came for an op that does not wait for one.
+var errNotWaiting = fmt.Errorf("%w for an approval", ErrNoOp)
+
+// tooLate is why an op that does not wait takes no approval.
+func (e *Engine) tooLate(o op.Op, text string) error {
+	if r, err := gate.ParseRequest([]byte(text)); err == nil && e.led.NonceUsed(r.Nonce) {
+		return fmt.Errorf("the op is %s: %w", o.State, gate.ErrNonceUsed)
+	}
+	return fmt.Errorf("%w: it is %s", errNotWaiting, o.State)
+}
+
+// reasonOf is a refusal in one word.
+func reasonOf(why error) string {
+	switch {
+	case gate.ReasonOf(why) != "":
+		return string(gate.ReasonOf(why))
+	case errors.Is(why, errNotWaiting):
+		return "not-waiting"
+	}
+	return "signers" // who may sign could not be read
 }
 
 // verifyApproval holds an approval against the people who may sign now.
@@ -164,27 +189,40 @@ func plain(lines []string) []string {
 
 func (e *Engine) clockGood(ctx context.Context) bool { return e.opt.Clock != nil && e.opt.Clock(ctx) }
 
-// refuse journals why an approval was not taken. If the request itself is past
-// use, the op gets a new one.
-func (e *Engine) refuse(ctx context.Context, o op.Op, a *ledger.Approval, why error) error {
-	reason := gate.ReasonOf(why)
-	rec := ledger.Approval{
-		Op: o.ID, Guest: o.Guest, By: a.By, Refused: why.Error(), Reason: string(cmp.Or(reason, "signers")),
+// turnAway journals why an approval is not taken at the door. If the op's own
+// request is past use, the op gets a new one; a text of somewhere else changes
+// nothing, whatever is wrong with it.
+func (e *Engine) turnAway(ctx context.Context, o op.Op, a *ledger.Approval, why error) error {
+	err := e.refuse(ctx, o, a, why, false)
+	if a.Text != o.Request || !outOfDate(why) {
+		return err
 	}
+	e.queue.Look(o.Guest.VMID, "request out of date")
+	if again := e.askAgain(ctx, o); again != nil {
+		return errors.Join(err, again)
+	}
+	return fmt.Errorf("%w; the op has a new request: `felhom-agent approve %s` shows it", err, o.ID)
+}
+
+// outOfDate reports whether a refusal is one that a new request helps against.
+func outOfDate(why error) bool {
+	switch gate.ReasonOf(why) {
+	case gate.ErrExpired, gate.ErrOtherPlan, gate.ErrOtherEffects, gate.ErrOtherIncarnation:
+		return true
+	}
+	return false
+}
+
+// refuse journals that an approval was refused, and returns it as an error.
+// void says that it had been taken before.
+func (e *Engine) refuse(ctx context.Context, o op.Op, a *ledger.Approval, why error, void bool) error {
+	reason := reasonOf(why)
+	rec := ledger.Approval{Op: o.ID, Guest: o.Guest, By: a.By, Refused: why.Error(), Reason: reason, Void: void}
 	if err := e.append(ctx, ledger.Record{Type: ledger.TypeApproval, Approval: &rec}); err != nil {
 		return err
 	}
-	e.log.Warn("approval refused", "guest", o.Guest.String(), "op", o.ID, "reason", rec.Reason, "err", why)
-	err := fmt.Errorf("the approval of op %s is refused (%s): %w", o.ID, rec.Reason, why)
-	switch reason {
-	case gate.ErrExpired, gate.ErrOtherPlan, gate.ErrOtherEffects, gate.ErrOtherIncarnation:
-		e.queue.Look(o.Guest.VMID, "request out of date")
-		if again := e.askAgain(ctx, o); again != nil {
-			return errors.Join(err, again)
-		}
-		return fmt.Errorf("%w; the op has a new request: `felhom-agent approve %s` shows it", err, o.ID)
-	}
-	return err
+	e.log.Warn("approval refused", "guest", o.Guest.String(), "op", o.ID, "reason", reason, "err", why)
+	return fmt.Errorf("the approval of op %s is refused (%s): %w", o.ID, reason, why)
 }
 
 // askAgain gives a waiting op a new request for what is there now, or ends it
@@ -218,31 +256,78 @@ func requestAsker(o op.Op) string {
 
 // allow tells whether an op may be done now: under its approval, checked again
 // on what was just seen, or under a standing permit. It fills in what the
-// intent consumes.
+// intent consumes. An op that was proven not to have been sent goes on under
+// the approval that it has spent, if that would still be good.
 func (e *Engine) allow(ctx context.Context, s sighting, o *op.Op, a gated) (bool, error) {
 	o.Plan, o.Effects, o.Basis = a.hash(o.Incarnation), a.effects, a.basis
 	given, ok := e.led.Approval(o.ID)
 	if !ok {
-		return e.permitted(ctx, s, o), nil
+		if e.permitted(ctx, s, o) {
+			return true, nil
+		}
+		return false, e.spent(ctx, s, *o, a, errors.New("no standing permit covers it any more"))
 	}
-	now := time.Now()
-	good, err := e.verifyApproval(&given, now)
-	if err == nil {
-		err = good.Check(gate.Present{
-			Now: now, ClockSynchronised: e.clockGood(ctx), Issued: []byte(o.Request), NonceUsed: e.led.NonceUsed(good.Request.Nonce),
-			OpID: o.ID, Host: e.opt.Host, Action: string(o.Kind), Guest: o.Guest, Incarnation: o.Incarnation,
-			PlanHash: o.Plan, Effects: plain(o.Effects),
-		})
-	}
+	good, err := e.stillGood(ctx, o, &given)
 	if err != nil {
-		kept, _ := e.led.Op(o.ID)
-		return false, e.refuse(ctx, kept, &given, err)
+		return false, e.revise(ctx, s, *o, a, &given, err)
 	}
-	o.Approval = &op.Approval{Nonce: good.Request.Nonce, Hash: good.Hash, Signers: names(good.Signers), At: now}
+	o.Approval = &op.Approval{Nonce: good.Request.Nonce, Hash: good.Hash, Signers: names(good.Signers), At: time.Now()}
 	if o.Kind == plugin.Destroy {
 		o.NotBefore, o.NotAfter = good.Request.DeleteNotBefore, good.Request.DeleteNotAfter
 	}
 	return true, nil
+}
+
+func (e *Engine) stillGood(ctx context.Context, o *op.Op, given *ledger.Approval) (*gate.Approval, error) {
+	now := time.Now()
+	good, err := e.verifyApproval(given, now)
+	if err != nil {
+		return nil, err
+	}
+	nonce := good.Request.Nonce
+	itsOwn := o.State == op.Retried && o.Approval != nil && o.Approval.Nonce == nonce
+	return good, good.Check(gate.Present{
+		Now: now, ClockSynchronised: e.clockGood(ctx), Issued: []byte(o.Request), NonceUsed: e.led.NonceUsed(nonce) && !itsOwn,
+		OpID: o.ID, Host: e.opt.Host, Action: string(o.Kind), Guest: o.Guest, Incarnation: o.Incarnation,
+		PlanHash: o.Plan, Effects: plain(o.Effects),
+	})
+}
+
+// revise voids an approval that is not good any more, right before the deed.
+func (e *Engine) revise(ctx context.Context, s sighting, o op.Op, a gated, given *ledger.Approval, why error) error {
+	err := e.refuse(ctx, o, given, why, true)
+	if o.State == op.Retried {
+		return errors.Join(err, e.spent(ctx, s, o, a, why))
+	}
+	if !outOfDate(why) {
+		return err
+	}
+	if again := e.askAgain(ctx, o); again != nil {
+		return errors.Join(err, again)
+	}
+	return fmt.Errorf("%w; the op has a new request: `felhom-agent approve %s` shows it", err, o.ID)
+}
+
+// spent ends an op that had an attempt and may not have another: its approval
+// is used up. What was asked for by itself is asked for anew.
+func (e *Engine) spent(ctx context.Context, s sighting, o op.Op, a gated, why error) error {
+	if o.State != op.Retried {
+		return nil
+	}
+	e.abandon(ctx, o.ID, "its approval is spent, ask again: "+why.Error())
+	if o.Asker == op.Reconciler {
+		e.queue.Look(o.Guest.VMID, "approval spent") // which proposes it anew
+		return nil
+	}
+	fresh := e.newOp(s, a.Action, o.Asker)
+	if err := e.request(s, fresh, a, requestAsker(o)); err != nil {
+		return err
+	}
+	if err := fresh.Move(op.Awaiting); err != nil {
+		return err
+	}
+	j := fresh.Journalled()
+	return e.append(ctx, ledger.Record{Type: ledger.TypeOp, Op: &j})
 }
 
 // Reject ends an op that waits, or whose guest is in quarantine.

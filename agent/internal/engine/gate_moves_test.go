@@ -34,10 +34,10 @@ func TestMovesThatComeTooLate(t *testing.T) {
 		if got := r.op(granted.ID).State; got != op.Intent {
 			t.Fatalf("the destroy is %s", got)
 		}
-		if err := r.eng.step(t.Context(), &granted, op.Abandoned, ledger.Step{Message: "undone"}); err == nil {
+		if err := r.eng.step(r.t.Context(), &granted, op.Abandoned, ledger.Step{Message: "undone"}); err == nil {
 			t.Error("a destroy that was just sent was abandoned")
 		}
-		if err := r.eng.append(t.Context(), ledger.Record{Type: ledger.TypeOp, Op: &awaiting}); err == nil {
+		if err := r.eng.append(r.t.Context(), ledger.Record{Type: ledger.TypeOp, Op: &awaiting}); err == nil {
 			t.Error("an op in flight got a new request")
 		}
 		after(10 * time.Minute)

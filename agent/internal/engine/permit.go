@@ -63,6 +63,9 @@ func (e *Engine) granted(p ledger.Permit, now time.Time) (*gate.Grant, error) {
 func (e *Engine) permitted(ctx context.Context, s sighting, o *op.Op) bool {
 	now := time.Now()
 	for _, p := range e.led.Permits() {
+		if o.Approval != nil && o.Approval.Hash == p.Hash {
+			p.Used-- // by this op's own attempt, which was not sent
+		}
 		g, err := e.granted(p, now)
 		if err == nil {
 			err = g.Covers(gate.Use{

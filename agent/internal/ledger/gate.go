@@ -68,9 +68,10 @@ type Approval struct {
 	Signers    []string    `json:"signers"` // as they were verified then
 	By         string      `json:"by"`      // who handed it in
 	// Refused says why it was not taken; Reason is that in one word (package
-	// gate). Nothing is kept of it then.
+	// gate). With Void it had been taken before and is worth nothing any more.
 	Refused string `json:"refused,omitempty"`
 	Reason  string `json:"reason,omitempty"`
+	Void    bool   `json:"void,omitempty"`
 }
 
 // Permit is a standing permit that was handed in, or with Withdrawn its end.
@@ -120,9 +121,11 @@ func (l *Ledger) applyGate(r Record, at time.Time) {
 	case TypeGone:
 		l.gone(r.Gone)
 	case TypeApproval:
-		delete(l.s.Approvals, r.Approval.Op)
-		if r.Approval.Refused == "" {
+		switch {
+		case r.Approval.Refused == "":
 			l.s.Approvals[r.Approval.Op] = r.Approval
+		case r.Approval.Void:
+			delete(l.s.Approvals, r.Approval.Op)
 		}
 	case TypePermit:
 		l.permit(r.Permit)
@@ -172,8 +175,8 @@ func (l *Ledger) permit(p *Permit) {
 
 // consume notes what an op's record uses up: a nonce, or one use of a permit.
 func (l *Ledger) consume(o *op.Op, before *op.Op) {
-	if o.Approval == nil || before != nil && before.Approval != nil {
-		return
+	if o.Approval == nil || before != nil && before.Approval != nil && before.Approval.Hash == o.Approval.Hash {
+		return // nothing, or what its former attempt used up already
 	}
 	if o.Approval.Permit {
 		if p := l.s.Permits[o.Approval.Hash]; p != nil {

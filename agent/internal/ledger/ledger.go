@@ -333,6 +333,9 @@ func (l *Ledger) op(o *op.Op) error {
 	}
 	c := *o
 	l.s.Ops[o.ID] = &c
+	if old != nil && old.Request != o.Request {
+		delete(l.s.Approvals, o.ID) // it was for another text
+	}
 	l.consume(o, old)
 	if o.State == op.Intent && len(o.Explains) > 0 {
 		g := l.guest(o.Guest.VMID)
