@@ -100,7 +100,7 @@ func (e Env) Try(ctx context.Context, row Row) Result {
 // Rows are all of them, in the order of the table.
 func Rows() []Row {
 	var all []Row
-	for _, some := range [][]Row{startRows, callRows, resourceRows, fileRows, ruleRows} {
+	for _, some := range [][]Row{startRows, callRows, resourceRows, fileRows, ruleRows, agentRows} {
 		all = append(all, some...)
 	}
 	return all
