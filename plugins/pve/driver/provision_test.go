@@ -139,16 +139,24 @@ func TestRaceToMake(t *testing.T) {
 }
 
 // TestTwoMakers: two agents are told to make one VMID at once: one guest is
-// made, and the other is refused.
+// made, and the other is refused, at the latest when it looks again.
 func TestTwoMakers(t *testing.T) {
 	for range 5 {
 		eachOf(t, func(t *testing.T, r *rig, id guest.ID) {
 			other := r.driver("full", secretFull, Options{})
 			results := make([]result, 2)
+			n := len(r.sim.Record())
 			var wg sync.WaitGroup
 			for i, d := range []*Driver{r.Driver, other} {
 				a := making(free(id))
-				wg.Go(func() { results[i] = apply(t.Context(), d, a, "") })
+				wg.Go(func() {
+					results[i] = apply(t.Context(), d, a, "")
+					for results[i].Status == plugin.Retry { // it saw the other's guest in the making
+						time.Sleep(results[i].RetryAfter)
+						a.Attempt++
+						results[i] = apply(t.Context(), d, a, "")
+					}
+				})
 			}
 			wg.Wait()
 			var got []string
@@ -158,6 +166,9 @@ func TestTwoMakers(t *testing.T) {
 			slices.Sort(got)
 			if diff := cmp.Diff([]string{"done", "refused"}, got); diff != "" {
 				t.Errorf("%+v (-want +got):\n%s", results, diff)
+			}
+			if diff := cmp.Diff([]string{"create"}, r.changes(n)); diff != "" {
+				t.Errorf("changes (-want +got):\n%s", diff)
 			}
 		})
 	}
