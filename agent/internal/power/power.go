@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -123,9 +124,21 @@ func (w *Watcher) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		w.set(State{Blind: err.Error()})
+		w.set(w.blind(err))
 		w.wait(ctx)
 	}
+}
+
+// blind is the state without the bus. A host that was going down still does:
+// its bus ends before its last guest may have.
+func (w *Watcher) blind(err error) State {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := State{Blind: err.Error()}
+	if strings.HasPrefix(w.state.Frozen, goingDown) {
+		s.Frozen = w.state.Frozen
+	}
+	return s
 }
 
 // wait leaves the bus alone for a while; the end of the time a boot counts is

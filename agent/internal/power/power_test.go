@@ -161,3 +161,18 @@ func TestBusThatGoesAwayIsNoFreeze(t *testing.T) {
 	until(t, w, changes, "away", func(s State) bool { return s.Blind != "" })
 	until(t, w, changes, "back", free)
 }
+
+func TestBusThatEndsDuringAShutdownIsNoThaw(t *testing.T) {
+	h := newHost(t)
+	w, changes := watch(t, h.Address)
+	until(t, w, changes, "up", free)
+	h.Signal(":1.7", login1.Path, login1.Interface, "PrepareForShutdown", true)
+	until(t, w, changes, "signal", frozenBy("login1"))
+	h.HangUp()
+	var away State
+	until(t, w, changes, "away", func(s State) bool { away = s; return s.Blind != "" })
+	if away.Frozen == "" {
+		t.Errorf("thawed when the bus went away: %+v", away)
+	}
+	until(t, w, changes, "back, and not going down any more", free)
+}

@@ -23,6 +23,8 @@ var (
 	}
 )
 
+const goingDown = "the host is going down"
+
 // reader reads the state over one connection.
 type reader struct {
 	bus       *sysbus.Conn
@@ -31,14 +33,14 @@ type reader struct {
 
 func (r *reader) read(ctx context.Context) (State, error) {
 	if r.preparing {
-		return State{Frozen: "the host is going down (login1 prepares for shutdown)"}, nil
+		return State{Frozen: goingDown + " (login1 prepares for shutdown)"}, nil
 	}
 	var state string
 	if err := r.bus.Get(ctx, systemd, "SystemState", &state); err != nil {
 		return State{}, err
 	}
 	if state == "stopping" {
-		return State{Frozen: "the host is going down (systemd is stopping)"}, nil
+		return State{Frozen: goingDown + " (systemd is stopping)"}, nil
 	}
 	why, err := r.guests(ctx)
 	return State{Frozen: why}, err
@@ -68,7 +70,7 @@ func (r *reader) guests(ctx context.Context) (string, error) {
 	case "activating":
 		return "the host has come up and starts its guests (" + GuestsUnit + " is at it)", nil
 	case "deactivating":
-		return "the host stops its guests (" + GuestsUnit + " is at it)", nil
+		return goingDown + " and stops its guests (" + GuestsUnit + " is at it)", nil
 	case "inactive":
 		var j job
 		if err := r.bus.Get(ctx, guests, "Job", &j); err != nil {
