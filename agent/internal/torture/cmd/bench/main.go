@@ -45,6 +45,7 @@ type bench struct {
 
 var benches = []bench{
 	{"journal", benchJournal}, {"reopen", benchReopen}, {"ledger", benchLedger}, {"queue", benchQueue}, {"engine", benchEngine},
+	{"plugin", benchPlugin},
 }
 
 func main() {
