@@ -170,7 +170,7 @@ func (e *Engine) verdict(ctx context.Context, o *op.Op, out plugin.Outcome, err 
 		return op.Succeeded, queue.Result{Again: lookAgain}
 	case plugin.Retry:
 		next := op.Retried
-		if o.Asker == op.Reconciler && !o.Gated() {
+		if o.Asker == op.Reconciler && !o.Gated() || o.Parent != "" {
 			next = op.Abandoned // planned afresh at the next look
 		}
 		if out.RetryAfter > 0 {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/gate"
+	"github.com/felhom/felhom-agent/agent/internal/identity"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/pkg/guest"
@@ -358,6 +359,8 @@ func (e *Engine) Accept(ctx context.Context, id guest.VMID, by string) error {
 		return fmt.Errorf("guest %s: %w: it is not here (%s)", id, ErrOrder, s.obs.Presence)
 	case s.who.evidence.IsZero():
 		return fmt.Errorf("guest %s: %w: its config could not be read: %s", id, ErrOrder, s.obs.ConfigError)
+	case identity.Unsteady(s.obs) != "":
+		return fmt.Errorf("guest %s: %w: it is just changing (%s); look at it once that has ended", id, ErrOrder, identity.Unsteady(s.obs))
 	}
 	rec := ledger.Accepted{VMID: id, Guest: s.obs.State.ID, Incarnation: incarnation(s), Evidence: &s.who.evidence, Looked: s.looked(), By: by}
 	if err := e.append(ctx, ledger.Record{Type: ledger.TypeAccepted, Accepted: &rec}); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/desired"
+	"github.com/felhom/felhom-agent/agent/internal/identity"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/agent/internal/plan"
@@ -133,6 +134,9 @@ func (e *Engine) Ask(ctx context.Context, q Order) (Applied, error) {
 		return Applied{}, err
 	}
 	o := e.newOp(s, a.Action, q.By)
+	if o.Gated() && o.Incarnation == "" && s.led.HalfMade == "" {
+		return Applied{}, fmt.Errorf("guest %s: %w: it cannot be told yet which guest this is: %s", q.Guest, ErrOrder, cmp.Or(identity.Unsteady(s.obs), "it was not seen before"))
+	}
 	if err := e.takeOrder(ctx, s, o, a, q, content); err != nil {
 		return Applied{}, err
 	}

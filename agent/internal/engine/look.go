@@ -285,13 +285,13 @@ func (e *Engine) newOp(s sighting, a plan.Action, asker string) *op.Op {
 		ID: op.NewID(now), Asker: asker, Guest: s.obs.State.ID, Kind: a.Kind, Class: a.Class,
 		Reason: a.Reason, Set: a.Set, Delete: a.Delete, Digest: a.Digest, Params: a.Params,
 		Secret: a.Secret, Revision: s.want.Revision, Node: e.nodeName(), Planned: now,
-		Incarnation: s.led.Incarnation,
+		Incarnation: cmp.Or(s.led.Incarnation, e.led.Guest(s.want.VMID).Incarnation), // its first sight may just have been noted
 	}
 	if o.Guest.Kind == "" { // it is to be made
 		o.Guest = guest.ID{Kind: s.want.Kind, VMID: s.want.VMID}
 	}
 	o.Explains = identity.Changes(o.Action())
-	if s.obs.HA.Managed && a.Kind != plugin.SetConfig {
+	if s.obs.HA.Managed && slotOf(a.Kind) == SlotStartStop {
 		o.Params = withParam(o.Params, "ha", string(s.want.Run))
 	}
 	return o

@@ -46,6 +46,8 @@ func (e *Engine) find(o *op.Op, obs plugin.Observation) finding {
 	switch {
 	case obs.Presence == plugin.Unsure:
 		return finding{}
+	case o.Kind == plugin.Destroy && obs.Presence == plugin.Elsewhere:
+		return happened(false, "the guest is on another node")
 	case o.Kind == plugin.Destroy && obs.Presence != plugin.Here:
 		return happened(true, "the guest is not here any more")
 	case o.Kind == plugin.Provision && here:

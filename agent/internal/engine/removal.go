@@ -293,7 +293,7 @@ func (e *Engine) delete(ctx context.Context, s sighting, o *op.Op) queue.Result 
 		fresh.Params = map[string]string{"purge": o.Params["purge"]}
 	}
 	fresh.Digest, fresh.Node = s.obs.Digest, e.nodeName()
-	fresh.Explains = identity.Changes(fresh.Action())
+	fresh.Explains = nil // a guest that is still there after it should be as it was
 	e.logHead("about to destroy a guest", "guest", o.Guest.String(), "op", o.ID)
 	_, res := e.run(ctx, &fresh)
 	return res

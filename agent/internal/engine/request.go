@@ -168,13 +168,15 @@ func (e *Engine) already(ctx context.Context, used ledger.Key, content string) (
 	}
 }
 
-// keptOps are the ops that are still remembered, and whether one has not ended.
+// keptOps are the ops that are still remembered, and whether one is to be
+// waited for.
 func (e *Engine) keptOps(ids []string) (ops []op.Op, open bool) {
 	ops = []op.Op{}
 	for _, id := range ids {
 		if o, ok := e.led.Op(id); ok {
 			ops = append(ops, o)
-			open = open || !o.State.Ended()
+			waits := o.State == op.Awaiting || o.State == op.Granted // for a person, or for days
+			open = open || !o.State.Ended() && !waits
 		}
 	}
 	return ops, open

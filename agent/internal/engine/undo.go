@@ -33,7 +33,7 @@ func (e *Engine) Undo(ctx context.Context, id, by string) (Applied, error) {
 	if err != nil {
 		return Applied{}, err
 	}
-	a, err := inverse(s, o)
+	a, err := e.inverse(s, o)
 	if err != nil {
 		return Applied{}, err
 	}
@@ -64,7 +64,7 @@ func (e *Engine) orderNow(ctx context.Context, os ...*op.Op) (Applied, error) {
 }
 
 // inverse is what undoes an op that is done, if nothing came after it.
-func inverse(s sighting, o op.Op) (plan.Action, error) {
+func (e *Engine) inverse(s sighting, o op.Op) (plan.Action, error) {
 	no := func(why string) (plan.Action, error) {
 		return plan.Action{}, fmt.Errorf("op %s cannot be undone: %w: %s", o.ID, ErrOrder, why)
 	}
@@ -85,16 +85,43 @@ func inverse(s sighting, o op.Op) (plan.Action, error) {
 	case o.Undo == nil:
 		return no("its executor did not record what was there before")
 	}
-	if key := changedSince(o, s.obs.Config); key != "" {
+	if s.obs.Config == nil {
+		return no("its config could not be read: " + s.obs.ConfigError)
+	}
+	if key := e.changedSince(o, s.obs.Config); key != "" {
 		return no(key + " was changed since")
 	}
 	a.Kind, a.Set, a.Delete = plugin.SetConfig, maps.Clone(o.Undo.Set), slices.Clone(o.Undo.Delete)
-	for k, v := range a.Set {
-		if v == op.Masked {
-			return no("the value of " + k + " before is a secret, which the journal does not keep")
-		}
+	if why := e.notBenign(s, o, a); why != "" {
+		return no(why)
 	}
 	return a, nil
+}
+
+// notBenign says why an inverse is not taken as it was recorded. It is an
+// executor's word, and what takes back a benign change need not be benign:
+// protection is put on without a signature, and not taken off.
+func (e *Engine) notBenign(s sighting, o op.Op, a plan.Action) string {
+	for _, k := range sorted(a.Set) {
+		if a.Set[k] == op.Masked {
+			return "the value of " + k + " before is a secret, which the journal does not keep"
+		}
+	}
+	for _, k := range slices.Concat(sorted(a.Set), a.Delete) {
+		if _, ok := o.Set[k]; !ok && !slices.Contains(o.Delete, k) {
+			return "its executor recorded " + k + ", which the op did not touch"
+		}
+	}
+	facts := guest.Facts{Kind: o.Guest.Kind, Running: s.obs.State.Run == guest.Running, PVE: major(s.pve)}
+	for _, c := range e.forms.Diff(facts, a.Set, a.Delete, s.obs.Config) {
+		switch {
+		case c.Refuse != "":
+			return c.Key + ": " + c.Refuse
+		case c.Class != guest.Benign:
+			return "to change " + c.Key + " back is " + string(c.Class) + "; a document that wants it leads to a request"
+		}
+	}
+	return ""
 }
 
 // undoAgain plans an undo anew right before it is carried out.
@@ -104,7 +131,7 @@ func (e *Engine) undoAgain(s sighting, u op.Op) (gated, error) {
 		return gated{}, fmt.Errorf("op %s is not remembered any more", u.Undoes)
 	}
 	if o.Kind != plugin.Destroy {
-		a, err := inverse(s, o)
+		a, err := e.inverse(s, o)
 		return gated{Action: a}, err
 	}
 	a := plan.Action{Kind: u.Kind, Class: u.Class, Reason: u.Reason, Set: u.Set, Delete: u.Delete, Digest: s.obs.Digest}
@@ -112,18 +139,12 @@ func (e *Engine) undoAgain(s sighting, u op.Op) (gated, error) {
 }
 
 // changedSince names a key whose value is not what the op made it.
-func changedSince(o op.Op, conf guest.Config) string {
-	for _, k := range sorted(o.Set) {
-		if v, ok := conf[k]; (!ok || v != o.Set[k]) && o.Set[k] != op.Masked {
-			return k
-		}
+func (e *Engine) changedSince(o op.Op, conf guest.Config) string {
+	diff := e.forms.Diff(guest.Facts{Kind: o.Guest.Kind}, e.comparable(&o), o.Delete, conf)
+	if len(diff) == 0 {
+		return ""
 	}
-	for _, k := range o.Delete {
-		if _, ok := conf[k]; ok {
-			return k
-		}
-	}
-	return ""
+	return diff[0].Key
 }
 
 // leaveQuarantine ends a granted destroy and makes the guest what it was.

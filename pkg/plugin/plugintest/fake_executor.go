@@ -6,6 +6,8 @@ package plugintest
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -178,13 +180,30 @@ func (w *World) performLocked(a plugin.Action, at *attempt, b Behaviour, change 
 	if b.NoEffect {
 		return plugin.Outcome{Status: plugin.Done, Message: "OK"}
 	}
+	undo := inverse(a, g)
 	params, err := change(w, g)
 	if err != nil {
 		at.effects--
 		return plugin.Outcome{Status: plugin.Refused, Message: err.Error()}
 	}
 	w.hintLocked(a.Guest.VMID)
-	return plugin.Outcome{Status: plugin.Done, Message: "OK", Params: params}
+	return plugin.Outcome{Status: plugin.Done, Message: "OK", Params: params, Undo: undo}
+}
+
+// inverse is what takes a set_config back, nil for all else.
+func inverse(a plugin.Action, g *Guest) *plugin.Action {
+	if a.Kind != plugin.SetConfig {
+		return nil
+	}
+	u := &plugin.Action{Kind: a.Kind, Guest: a.Guest, Set: map[string]string{}}
+	for _, k := range slices.Concat(slices.Sorted(maps.Keys(a.Set)), a.Delete) {
+		if was, ok := g.Config[k]; ok {
+			u.Set[k] = was
+		} else {
+			u.Delete = append(u.Delete, k)
+		}
+	}
+	return u
 }
 
 func (w *World) finishLocked(at *attempt, out plugin.Outcome) {
