@@ -6,13 +6,16 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 TOOL    := $(GO) tool -modfile=packaging/tools/go.mod
 GOTEST  := $(TOOL) gotestsum --format $(if $(CI),pkgname,pkgname-and-test-fails) --
-BINS    := felhom-agent felhom-hook pvesim plugins/pve plugins/dir
+BINS    := felhom-agent felhom-hook pvesim refhub plugins/pve plugins/dir plugins/hub plugins/nats
 
 felhom-agent_pkg := ./agent/cmd/felhom-agent
 felhom-hook_pkg  := ./hookscript/felhom-hook
 pvesim_pkg       := ./pkg/pve/pvetest/cmd/pvesim
 plugins/pve_pkg  := ./plugins/pve
 plugins/dir_pkg  := ./plugins/dir
+plugins/hub_pkg  := ./plugins/hub
+plugins/nats_pkg := ./plugins/nats
+refhub_pkg       := ./plugins/hub/cmd/refhub
 
 .DEFAULT_GOAL := help
 .PHONY: help build test unit replay property mutants roundtrip torture chaos demo lint fuzz bench microbench proto programs man deb package-test clean $(BINS)
@@ -79,7 +82,7 @@ microbench: ## Go's benchmarks of every package
 proto: ## regenerate the protocol's Go code (needs protoc)
 	$(GO) generate ./pkg/plugin/...
 
-programs: $(filter-out pvesim,$(BINS))
+programs: $(filter-out pvesim refhub,$(BINS))
 
 man: ## the manual pages, into build/man
 	@mkdir -p $(BUILD)/man

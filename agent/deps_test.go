@@ -32,6 +32,7 @@ var rules = []rule{
 	{"pkg/hook", []string{"net/http", "pkg/pve", "pkg/plugin", "github.com/", "golang.org/", "google.golang.org/"}, nil, "the hook helper is started at every start and stop: it must stay small"},
 	{"pkg/pve", []string{"github.com/hashicorp/", "google.golang.org/"}, []string{"pkg/pve/pvetest"}, "the client is small and speaks HTTP only"},
 	{"pkg/pve/pvetest", []string{"agent/", "plugins/", "pkg/plugin", "pkg/hook", "hookscript/"}, nil, "the simulator knows nothing of the agent, so it cannot learn to agree with its bugs"},
+	{"agent/", []string{"plugins/", "github.com/nats-io/"}, []string{"agent/internal/fleet"}, "what a source speaks is in its plugin; only the fleet's test puts both into one process"},
 	{"plugins/", []string{"agent/"}, nil, "first-party plugins are written as a stranger's would be"},
 	{"hookscript/", []string{"agent/", "plugins/", "pkg/plugin", "pkg/pve", "net/http"}, nil, "the helper links neither gRPC nor HTTP"},
 	{"agent/internal/engine", []string{"agent/internal/pluginhost", "agent/internal/hookserver", "agent/internal/control", "agent/internal/config", "pkg/pve"}, nil, "the engine declares what it needs; the wiring hands it in"},
@@ -110,6 +111,19 @@ func TestHookHelperLinksNeitherGRPCNorHTTP(t *testing.T) {
 		for _, dep := range p.Deps {
 			if dep == "net/http" || strings.HasPrefix(dep, "google.golang.org/") || strings.HasPrefix(dep, "github.com/hashicorp") {
 				t.Errorf("felhom-hook links %s", dep)
+			}
+		}
+	}
+}
+
+func TestCoreLinksNoSource(t *testing.T) {
+	for _, p := range list(t) {
+		if p.ImportPath != module+"agent/cmd/felhom-agent" {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if strings.HasPrefix(dep, "github.com/nats-io/") || strings.HasPrefix(dep, module+"plugins/") {
+				t.Errorf("felhom-agent links %s", dep)
 			}
 		}
 	}
