@@ -5,7 +5,7 @@ package engine
 
 import (
 	"crypto/rand"
-	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,6 +125,9 @@ func doubt(pol *plan.Policy, s *sighting) {
 		pol.Identity = "in quarantine for op " + q.Op + "; `felhom-agent undo " + q.Op + "` takes it out"
 	}
 	pol.Lost = s.led.Lost
+	if pol.Lost == "" && s.led.Incarnation != "" { // seen to be gone just now, if it is: not journalled yet
+		pol.Lost = "it was here and is gone"
+	}
 }
 
 // recognise is what is to be journalled about who the guest is.
@@ -179,10 +182,18 @@ func (s sighting) newVerdict() []ledger.Record {
 	if was == "" {
 		was = identity.Same
 	}
-	if w.verdict == was && r.Evidence == nil && reflect.DeepEqual(r.Continuity, s.led.Continuity) {
+	if w.verdict == was && r.Evidence == nil && sameContinuity(r.Continuity, s.led.Continuity) {
 		return nil
 	}
 	return []ledger.Record{{Type: ledger.TypeIdentity, Identity: r}}
+}
+
+// sameContinuity: both say the same, as the journal keeps it.
+func sameContinuity(a, b *identity.Continuity) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Known == b.Known && slices.Equal(a.Recreated, b.Recreated) && slices.Equal(a.Gone, b.Gone) && slices.Equal(a.Doubts, b.Doubts)
 }
 
 // sameEvidence: there is nothing new to keep. What ops of ours may have changed
