@@ -12,14 +12,18 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/felhom/felhom-agent/agent/internal/config"
 	"github.com/felhom/felhom-agent/agent/internal/control"
 	"github.com/felhom/felhom-agent/agent/internal/hookserver"
+	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/hook"
 )
 
 // The names by which systemd's socket units hand the sockets over.
@@ -62,7 +66,7 @@ func (a *Agent) socket(given map[string]net.Listener, name, path string) (net.Li
 
 // serveHooks takes in events over the socket and from the spool.
 func (a *Agent) serveHooks(ctx context.Context) error {
-	srv, err := hookserver.New(hookserver.Options{Sink: a.eng, PeerUIDs: a.cfg.Hook.PeerUIDs, Logger: a.log})
+	srv, err := hookserver.New(hookserver.Options{Sink: a.eng, PeerUIDs: a.cfg.Hook.PeerUIDs, Gate: a.gate, Logger: a.log})
 	if err != nil {
 		return err
 	}
@@ -75,6 +79,21 @@ func (a *Agent) serveHooks(ctx context.Context) error {
 	g.Go(func() error { spool.Run(ctx); return nil })
 	g.Go(func() error { return srv.Serve(ctx, a.socks.hook) })
 	return g.Wait()
+}
+
+// gate says why a guest shall not start: the host is in mode enforce, [hook]
+// gated names the guest and its document wants it stopped. It reads what is in memory and waits for nothing.
+func (a *Agent) gate(e hook.Event) string {
+	cfg := a.config()
+	if cfg.Agent.Mode != config.Enforce || !slices.Contains(cfg.Hook.Gated, int(e.VMID)) ||
+		a.led.Paused() || a.led.Guest(e.VMID).Paused {
+		return ""
+	}
+	v, err := a.eng.View(e.VMID)
+	if err != nil || v.Wanted != guest.Stopped {
+		return "" // no document says that it shall not run
+	}
+	return fmt.Sprintf("%s wants it stopped ([hook] gated names it)", v.Doc.File)
 }
 
 type peerKey struct{}

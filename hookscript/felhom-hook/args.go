@@ -21,7 +21,7 @@ const maxBudget = 10 * time.Second
 // environment variables for them, as root's environment is not always root's
 // own doing.
 func parse(args []string) (options, error) {
-	o := options{socket: hook.DefaultSocket, spool: hook.DefaultSpool, budget: hook.DefaultBudget}
+	o := options{socket: hook.DefaultSocket, spool: hook.DefaultSpool, closed: hook.DefaultClosed, budget: hook.DefaultBudget}
 	for len(args) > 2 {
 		if err := o.set(args[0], args[1]); err != nil {
 			return o, err
@@ -48,6 +48,8 @@ func (o *options) set(name, value string) error {
 		o.socket = value
 	case "-spool":
 		o.spool = value
+	case "-closed":
+		o.closed = value
 	case "-budget":
 		n, err := strconv.Atoi(value)
 		if err != nil || n < 0 || time.Duration(n) > maxBudget/time.Millisecond {

@@ -9,8 +9,10 @@
 // while Proxmox VE waits, often with the guest's lock held. It guarantees
 // promise P7: it posts the event, spools it if the agent does not answer, and
 // is gone within its budget, whatever the state of agent, spool and its own
-// file descriptors. It exits 0 always; [hook.ExitVeto] is reserved for gating.
-// What went wrong is one line on stderr.
+// file descriptors. It exits 0, but for a guest whose starts are gated (off
+// unless an admin says so): a pre-start that the agent vetoes, or that no agent
+// answers for while the guest is on the list of closed ones, ends with
+// [hook.ExitVeto]. What went wrong is one line on stderr.
 //
 // It is started at every start and stop of every guest, so most of its time is
 // the start of a Go process. Its imports are few on purpose: see
@@ -18,6 +20,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"syscall"
 	"time"
@@ -29,7 +32,7 @@ import (
 // spoolTime is what of the budget is kept for spooling.
 const spoolTime = 25 * time.Millisecond
 
-const usage = "usage: felhom-hook [-socket PATH] [-spool DIR] [-budget MILLISECONDS] VMID PHASE"
+const usage = "usage: felhom-hook [-socket PATH] [-spool DIR] [-closed DIR] [-budget MILLISECONDS] VMID PHASE"
 
 func main() {
 	start := time.Now()
@@ -40,7 +43,30 @@ func main() {
 	if err != nil {
 		complain(err)
 	}
-	os.Exit(0)
+	os.Exit(exitStatus(o, err))
+}
+
+// exitStatus is a veto or 0. A veto is about a start alone.
+func exitStatus(o options, err error) int {
+	if o.phase != id.PreStart {
+		return 0
+	}
+	var s *spooled
+	var l *lost
+	switch {
+	case errors.Is(err, hook.ErrVeto):
+		return hook.ExitVeto
+	case (errors.As(err, &s) || errors.As(err, &l)) && o.isClosed():
+		return hook.ExitVeto // nobody says that it may
+	}
+	return 0
+}
+
+// isClosed reports whether the guest shall not start without the agent's word.
+// It is looked for only when there is none.
+func (o options) isClosed() bool {
+	var st syscall.Stat_t
+	return syscall.Lstat(o.closed+"/"+o.vmid.String(), &st) == nil
 }
 
 // report hands the event over, to the agent or else to the spool.
@@ -50,8 +76,8 @@ func (o options) report(start time.Time) error {
 		return err
 	}
 	posted := hook.Post(o.socket, e, o.budget-spoolTime-time.Since(start))
-	if posted == nil {
-		return nil
+	if posted == nil || errors.Is(posted, hook.ErrVeto) {
+		return posted // the agent has the event
 	}
 	if err := hook.Spool(o.spool, e); err != nil {
 		return &lost{posted, err}
@@ -96,6 +122,7 @@ func complain(err error) {
 // options are the command line.
 type options struct {
 	socket, spool string
+	closed        string // directory of the guests that are closed
 	budget        time.Duration
 	vmid          id.VMID
 	phase         id.Phase

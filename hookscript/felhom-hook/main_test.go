@@ -293,7 +293,7 @@ func TestNobodyReadsStderr(t *testing.T) {
 // under the same id.
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
-	const n = 60
+	const n = 500
 	in, spool := agentUp(t), t.TempDir()
 	var wg sync.WaitGroup
 	for i := range n {

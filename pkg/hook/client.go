@@ -15,6 +15,9 @@ import (
 const (
 	DefaultSocket = "/run/felhom-agent/hook.sock"
 	DefaultSpool  = "/run/felhom-hook/spool"
+	// DefaultClosed holds a file for each guest that shall not start unless the
+	// agent says that it may.
+	DefaultClosed = "/etc/felhom-agent/closed.d"
 	// DefaultBudget bounds a whole run of the helper, spooling included.
 	DefaultBudget = 250 * time.Millisecond
 )
@@ -26,9 +29,10 @@ const EventPath = "/v1/event"
 // said that the event is in its journal. It takes no longer than budget, plus
 // the few milliseconds by which the kernel rounds a socket's timeout.
 //
-// Errors: [ErrInvalid], nothing was sent; [ErrBudget]; [ErrNotAcknowledged];
-// else what the system said, ENOENT or ECONNREFUSED when no agent is there.
-// After any of them but the first the event belongs into the spool.
+// Errors: [ErrInvalid], nothing was sent; [ErrVeto], the event is in the
+// journal and the start shall not be; [ErrBudget]; [ErrNotAcknowledged]; else
+// what the system said, ENOENT or ECONNREFUSED when no agent is there. After
+// any of them but the first two the event belongs into the spool.
 //
 // It takes a budget and not a context because it is one short, straight run
 // of blocking system calls that each get what is left of the budget.
@@ -130,14 +134,19 @@ func lineEnd(b []byte) int {
 	return -1
 }
 
-// acknowledged reads a status line such as "HTTP/1.1 204 No Content": 204 is
-// the one answer that says the event is journalled.
+// acknowledged reads a status line such as "HTTP/1.1 204 No Content": 204 says
+// that the event is journalled, 409 that it is and that the start is vetoed.
+// No other answer says either.
 func acknowledged(line string) error {
-	const version, ack = "HTTP/1.", " 204"
+	const version = "HTTP/1."
 	at := len(version) + 1
-	if len(line) >= at+len(ack) && line[:len(version)] == version && line[at:at+len(ack)] == ack &&
-		(len(line) == at+len(ack) || line[at+len(ack)] == ' ') {
-		return nil
+	if len(line) >= at+4 && line[:len(version)] == version && (len(line) == at+4 || line[at+4] == ' ') {
+		switch line[at : at+4] {
+		case " 204":
+			return nil
+		case " 409":
+			return ErrVeto
+		}
 	}
 	return fail("the agent answered "+strconv.Quote(line), ErrNotAcknowledged)
 }

@@ -15,6 +15,8 @@ var (
 	ErrBudget = errors.New("no answer within the budget")
 	// ErrNotAcknowledged: the agent answered, but not that it has the event.
 	ErrNotAcknowledged = errors.New("not acknowledged")
+	// ErrVeto: the agent has the event and says that this start shall not be.
+	ErrVeto = errors.New("vetoed by the agent")
 	// ErrSpoolFull: the spool holds as many events as it may.
 	ErrSpoolFull = errors.New("the spool is full")
 	// ErrNotCounted: the event could not be spooled, and that it is lost could

@@ -23,7 +23,7 @@ import (
 
 // ExitVeto is the one exit status of the hook helper that the snippet passes
 // on to PVE, where it stops a pre-start from going on. Every other status
-// becomes 0. It is reserved for gating; the helper does not use it yet.
+// becomes 0. The helper gives it only for a pre-start of a guest that is gated.
 const ExitVeto = 117
 
 // MaxSize bounds the JSON of an event, in bytes.

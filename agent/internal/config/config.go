@@ -70,6 +70,9 @@ type Hook struct {
 	Socket, Spool string
 	// PeerUIDs are the users who may post events.
 	PeerUIDs []int
+	// Gated are the guests whose starts are vetoed while their document wants
+	// them stopped.
+	Gated []int
 }
 
 // Control is the table [control].
@@ -177,7 +180,7 @@ func Default() Config {
 		Plugins: Plugins{
 			Dir: "/etc/felhom-agent/plugins.d", FirstParty: "/usr/libexec/felhom-agent/plugins", TrustedUIDs: []int{0},
 		},
-		PVE:  PVE{ServerName: "localhost", Poll: 2 * time.Second},
+		PVE: PVE{ServerName: "localhost", Poll: 2 * time.Second},
 		Gate: Gate{
 			AllowedSigners: "/etc/felhom-agent/allowed_signers", RevokedKeys: "/etc/felhom-agent/revoked_keys",
 			Signatures: 1, Window: 24 * time.Hour, Quarantine: 72 * time.Hour, BackupAge: 24 * time.Hour,

@@ -58,6 +58,7 @@ drain = "1s"
 socket = "/r/h"
 spool = "/r/spool"
 peer_uids = [0, 1000]
+gated = [101, 102]
 [control]
 socket = "/r/c"
 [limits]
@@ -115,7 +116,7 @@ nested = { b = [1, 2.5, "x"], a = true }
 			Mode: Enforce, Node: "pve1", StateDir: "/s", RunDir: "/r", LogDir: "/l", LogLevel: slog.LevelDebug,
 			AllowAdditive: true, ReserveGiB: 7, Resync: 90 * time.Minute, Drain: time.Second,
 		},
-		Hook:    Hook{Socket: "/r/h", Spool: "/r/spool", PeerUIDs: []int{0, 1000}},
+		Hook:    Hook{Socket: "/r/h", Spool: "/r/spool", PeerUIDs: []int{0, 1000}, Gated: []int{101, 102}},
 		Control: Control{Socket: "/r/c"},
 		Limits: Limits{
 			Calls: 3, Reads: 5, StartStop: 6, Backup: 7, Other: 8, Queue: 16,
@@ -143,8 +144,8 @@ nested = { b = [1, 2.5, "x"], a = true }
 			},
 		},
 		Notes: []string{
-			"agent.toml:33: plugins.trusted_uids lets users other than root replace plugins; this is for development only",
-			"agent.toml:52: gate.assume_clock takes this host's clock for right: whoever can set it can use an approval out of its time",
+			"agent.toml:34: plugins.trusted_uids lets users other than root replace plugins; this is for development only",
+			"agent.toml:53: gate.assume_clock takes this host's clock for right: whoever can set it can use an approval out of its time",
 		},
 	}
 	got, err := Parse("agent.toml", []byte(data))

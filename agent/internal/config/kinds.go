@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/felhom/felhom-agent/pkg/guest"
 )
 
 // setting is one key of a table T of the file.
@@ -202,6 +204,19 @@ func uids[T any](key string, field func(*T) *[]int) setting[T] {
 		}
 		if n < 0 || n > maxUID {
 			return 0, fmt.Sprintf("%d is out of range", n)
+		}
+		return int(n), ""
+	})
+}
+
+func vmids[T any](key string, field func(*T) *[]int) setting[T] {
+	return list(key, "a list of at most 1000 different VMIDs", 0, 1000, field, func(v any) (int, string) {
+		n, ok := v.(int64)
+		if !ok {
+			return 0, isKind(v)
+		}
+		if n < int64(guest.MinVMID) || n > int64(guest.MaxVMID) {
+			return 0, fmt.Sprintf("%d is no VMID", n)
 		}
 		return int(n), ""
 	})

@@ -60,6 +60,7 @@ func hookSettings() []setting[Config] {
 		needsRestart(path("hook.socket", maxSocket, func(c *Config) *string { return &c.Hook.Socket })),
 		needsRestart(path("hook.spool", maxPath, func(c *Config) *string { return &c.Hook.Spool })),
 		needsRestart(uids("hook.peer_uids", func(c *Config) *[]int { return &c.Hook.PeerUIDs })),
+		vmids("hook.gated", func(c *Config) *[]int { return &c.Hook.Gated }),
 		needsRestart(path("control.socket", maxSocket, func(c *Config) *string { return &c.Control.Socket })),
 	}
 }

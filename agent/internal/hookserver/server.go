@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/hook"
 )
 
@@ -38,7 +39,11 @@ type Options struct {
 	Sink Sink
 	// PeerUIDs are the users who may post events.
 	PeerUIDs []int
-	Logger   *slog.Logger
+	// Gate says why a guest shall not start, "" if it may. It is asked after
+	// the event of a pre-start is taken in, and must not wait; nil lets all
+	// start.
+	Gate   func(hook.Event) string
+	Logger *slog.Logger
 	// Drain bounds how long a stopping server waits for its requests; 0 means
 	// one second. A helper has spooled its event long before.
 	Drain time.Duration
@@ -136,7 +141,21 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Debug("hook event", "guest", e.VMID, "phase", e.Phase, "id", e.ID)
+	if why := s.veto(e); why != "" {
+		s.log.Warn("start vetoed", "guest", e.VMID, "why", why)
+		http.Error(w, why, http.StatusConflict)
+		return
+	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// veto says why a start shall not be. An incoming migration is none: the guest
+// runs already, elsewhere.
+func (s *Server) veto(e hook.Event) string {
+	if s.opt.Gate == nil || e.Phase != guest.PreStart || e.MigratedFrom != "" {
+		return ""
+	}
+	return s.opt.Gate(e)
 }
 
 // peer is who is at the other end of a connection.
