@@ -20,16 +20,33 @@ import (
 // job is one operation that the agent is made to do.
 type job struct {
 	kind guest.Kind
-	what string // set_config, start, shutdown, both (a write, then a start)
+	what string // set_config, start, shutdown, both (a write, then a start), provision, destroy
 }
 
 func (j job) String() string { return string(j.kind) + " " + j.what }
 
-func (j job) spec() pvetest.GuestSpec { return spec(j.kind, 101, j.what == "shutdown") }
+func (j job) specs() []pvetest.GuestSpec {
+	if j.what == "provision" { // by a clone, of a virtual machine; the log of that tells of its disks
+		source := spec(j.kind, 900, false)
+		if j.kind == guest.QEMU {
+			source.Config["scsi0"] = "local:900/vm-900-disk-0.qcow2,size=8G"
+		}
+		return []pvetest.GuestSpec{source}
+	}
+	return []pvetest.GuestSpec{spec(j.kind, 101, j.what == "shutdown" || j.what == "destroy")}
+}
 
 func (j job) document() string {
 	doc := fmt.Sprintf("[guest.101]\nkind = %q\n", j.kind)
 	switch j.what {
+	case "destroy":
+		return "# an operator asks for it\n"
+	case "provision":
+		how := "template = \"" + template + "\", storage = \"local\", config = { rootfs = \"local:8\" }"
+		if j.kind == guest.QEMU {
+			how = "clone = 900"
+		}
+		return doc + "cores = 2\nprovision = { " + how + " }\n"
 	case "start":
 		return doc + "run = \"running\"\n"
 	case "shutdown":
@@ -52,6 +69,14 @@ func jobs(whats ...string) (out []job) {
 // asWanted tells how the guest differs from the document at the end, "" if it does not.
 func (j job) asWanted(sim *pvetest.Sim) string {
 	op := sim.Operator(j.kind)
+	if j.what == "destroy" {
+		for _, g := range op.List() {
+			if g.VMID == 101 {
+				return "the guest is still there"
+			}
+		}
+		return ""
+	}
 	run := map[string]guest.RunState{"start": guest.Running, "both": guest.Running, "shutdown": guest.Stopped}[j.what]
 	for _, g := range op.List() {
 		if g.VMID == 101 && run != "" && fmt.Sprint(g.Status) != string(run) {
@@ -62,7 +87,7 @@ func (j job) asWanted(sim *pvetest.Sim) string {
 	if err != nil {
 		return err.Error()
 	}
-	if (j.what == "both" || j.what == "set_config") && fmt.Sprint(c["cores"]) != "2" {
+	if (j.what == "both" || j.what == "set_config" || j.what == "provision") && fmt.Sprint(c["cores"]) != "2" {
 		return fmt.Sprintf("the guest has %v cores", c["cores"])
 	}
 	return ""
@@ -72,14 +97,17 @@ func (j job) asWanted(sim *pvetest.Sim) string {
 // system, and what the successor finds.
 type crash struct {
 	point string
+	nth   int // 0 is the first time, as 1
 	call  int
 	act   fault.Action
 	cut   string // kill, power-none, power-all
+	// reuse: somebody makes another guest of the VMID when that is free after the crash.
+	reuse bool
 }
 
 func (c crash) String() string {
 	if c.point != "" {
-		return "at " + c.point + ", " + c.cut
+		return fmt.Sprintf("at %s %d, %s", c.point, max(c.nth, 1), c.cut)
 	}
 	return fmt.Sprintf("call %d err %v crash %d, %s", c.call, c.act.Err, c.act.Crash, c.cut)
 }
@@ -105,7 +133,7 @@ func cutter(how string) func(*fault.FS) {
 // crashOnce runs a job, crashes it, and lets a successor finish it.
 func crashOnce(t *testing.T, j job, c crash, b broken) (v Verdict, calls []fault.Call) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, []pvetest.GuestSpec{j.spec()}, 1)
+		w := newWorld(t, j.specs(), 1)
 		w.broken = b
 		if c.call > 0 {
 			w.broken.disk = func(f fault.Call) fault.Action {
@@ -115,18 +143,29 @@ func crashOnce(t *testing.T, j job, c crash, b broken) (v Verdict, calls []fault
 				return fault.Action{}
 			}
 		}
+		times := 0
 		err := w.start(func(a *agent, point string) {
-			if point == c.point {
+			if point != c.point {
+				return
+			}
+			w.mu.Lock()
+			times++
+			now := times == max(c.nth, 1)
+			w.mu.Unlock()
+			if now {
 				a.kill()
 			}
 		})
 		if err == nil {
-			_ = w.desire(j.document())
-			time.Sleep(5 * time.Minute) // the work, or nothing after a crash
+			j.begin(w)
+			time.Sleep(j.takes() / 2) // the work, or nothing after a crash
 			calls = w.fs.Calls()
 			v.Add("before", w.wrong)
 			w.broken.disk = b.disk
 			w.bury(cutter(c.cut))
+			if c.reuse && j.asWanted(w.sim) == "" {
+				w.addStranger(j.kind)
+			}
 		} else {
 			w.fs = w.fs.Clone()
 			cutter(c.cut)(w.fs)
@@ -143,16 +182,29 @@ func finish(w *world, j job) (v Verdict) {
 		v.Jam("the journal cannot be opened: %v", err)
 		return v
 	}
-	if err := w.desire(j.document()); err != nil {
-		v.Jam("the desired state is not accepted: %v", err)
+	j.begin(w)
+	time.Sleep(j.takes())
+	if j.what == "destroy" && !w.stranger && j.asWanted(w.sim) != "" {
+		// What is irreversible and not known ends there; who still wants it asks anew.
+		w.order(j)
+		time.Sleep(j.takes())
 	}
-	time.Sleep(10 * time.Minute)
 	v = w.judge(true)
 	v.Add("plan", w.judgeConverged())
-	if why := j.asWanted(w.sim); why != "" {
-		v.Jam("in the end %s", why)
-	}
+	v.Add("end", j.judgeEnd(w))
 	w.stop()
+	return v
+}
+
+// judgeEnd holds what is there against what was wanted.
+func (j job) judgeEnd(w *world) (v Verdict) {
+	why := j.asWanted(w.sim)
+	switch {
+	case !w.stranger && why != "":
+		v.Jam("in the end %s", why)
+	case w.stranger && why == "":
+		v.Double("a stranger that had the VMID since was destroyed")
+	}
 	return v
 }
 

@@ -59,8 +59,8 @@ type Attempt struct {
 	No int
 	// Sent is when its intent was written.
 	Sent time.Time
-	// done: the node executed it.
-	done bool
+	// done is what the node executed of it.
+	done map[string]bool
 }
 
 // Story is what a journal tells: every attempt, and the state it adds up to.
@@ -114,7 +114,7 @@ func (s *Story) take(e journal.Entry) error {
 // of its own that was on disk before it, and to none that the agent took for not sent.
 func (s *Story) Judge(record []pvetest.Mutation, user string) (v Verdict) {
 	for _, a := range s.Attempts {
-		a.done = false
+		a.done = map[string]bool{}
 	}
 	for _, m := range record {
 		if m.User == user {
@@ -130,7 +130,7 @@ func (s *Story) judge(v *Verdict, m pvetest.Mutation) {
 	for _, a := range s.Attempts {
 		switch {
 		case !a.mayBe(m, s.Slack):
-		case a.done:
+		case a.done[m.What]:
 			taken++
 		case owner == nil || a.likelier(owner, m):
 			owner = a
@@ -138,7 +138,7 @@ func (s *Story) judge(v *Verdict, m pvetest.Mutation) {
 	}
 	switch {
 	case owner != nil:
-		owner.done = true
+		owner.done[m.What] = true
 		if owner.Op.State == op.Abandoned {
 			v.Double("%s was executed although op %s was taken for not sent (%s)", words(m), owner.Op.ID, owner.Op.Message)
 		}
@@ -155,7 +155,8 @@ func words(m pvetest.Mutation) string {
 
 var kinds = map[string][]plugin.ActionKind{
 	"start": {plugin.Start}, "stop": {plugin.Stop, plugin.Shutdown}, "shutdown": {plugin.Shutdown, plugin.Stop},
-	"reboot": {plugin.Reboot}, "config": {plugin.SetConfig},
+	"reboot": {plugin.Reboot}, "config": {plugin.SetConfig, plugin.Destroy}, // which clears the protection first
+	"destroy": {plugin.Destroy}, "create": {plugin.Provision}, "clone": {plugin.Provision}, "restore": {plugin.Provision, plugin.Restore},
 }
 
 // mayBe tells whether an execution may be this attempt's.
@@ -163,7 +164,7 @@ func (a *Attempt) mayBe(m pvetest.Mutation, slack time.Duration) bool {
 	if int(a.Op.Guest.VMID) != m.VMID || !slices.Contains(kinds[m.What], a.Op.Kind) || a.Sent.After(m.Time.Add(slack)) {
 		return false
 	}
-	return a.Op.Handle == "" || m.UPID == "" || a.Op.Handle == m.UPID
+	return a.Op.Handle == "" || m.UPID == "" || a.Op.Handle == m.UPID || m.What == "config"
 }
 
 // likelier tells whether an execution is rather this attempt's than another's: the task tells, then what the agent took

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/pve/pvetest"
 )
 
@@ -42,37 +43,45 @@ func replies() (out []reply) {
 // faulty matches the call that a job makes.
 func (j job) faulty(r reply) pvetest.Fault {
 	f := pvetest.Fault{Kind: r.kind, Delay: r.delay, Hang: r.hang, Method: "POST", Path: "/nodes/*/" + string(j.kind) + "/101/status/" + j.what}
-	if j.what == "set_config" {
+	switch {
+	case j.what == "set_config":
 		f.Method, f.Path = "PUT", "/nodes/*/"+string(j.kind)+"/101/config"
+	case j.what == "destroy":
+		f.Method, f.Path = "DELETE", "/nodes/*/"+string(j.kind)+"/101"
+	case j.what == "provision" && j.kind == guest.QEMU:
+		f.Path = "/nodes/*/qemu/900/clone"
+	case j.what == "provision":
+		f.Path = "/nodes/*/lxc"
 	}
 	return f
 }
 
 func loseOnce(t *testing.T, j job, r reply, b broken) (v Verdict) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, []pvetest.GuestSpec{j.spec()}, 1)
+		w := newWorld(t, j.specs(), 1)
 		w.broken = b
 		if _, err := w.sim.Inject(j.faulty(r)); err != nil {
 			t.Fatal(err)
 		}
 		w.mustStart(nil)
-		if err := w.desire(j.document()); err != nil {
-			t.Fatal(err)
+		j.begin(w)
+		if j.what == "destroy" { // which is long after the beginning
+			for end := time.Now().Add(j.takes()); len(w.sim.Faults()) > 0 && time.Now().Before(end); {
+				time.Sleep(time.Second)
+			}
 		}
 		if r.restart > 0 {
 			time.Sleep(r.restart)
 			w.bury(cutter("kill"))
 			w.mustStart(nil)
 		}
-		time.Sleep(10 * time.Minute)
+		time.Sleep(j.takes())
 		if n := len(w.sim.Faults()); n > 0 {
 			t.Errorf("the fault did not happen: %+v", w.sim.Faults())
 		}
 		v = w.judge(true)
 		v.Add("plan", w.judgeConverged())
-		if why := j.asWanted(w.sim); why != "" {
-			v.Jam("in the end %s", why)
-		}
+		v.Add("end", j.judgeEnd(w))
 		w.stop()
 	})
 	return v
@@ -83,7 +92,7 @@ func TestTortureLostReplies(t *testing.T) {
 	notUnderRace(t)
 	stride := size(41, 17, 1)
 	turn := 0
-	for _, j := range jobs("set_config", "start", "shutdown") {
+	for _, j := range jobs("set_config", "start", "shutdown", "provision", "destroy") {
 		var v Verdict
 		row := Row{Scenario: "core/lost reply " + j.String()}
 		for _, r := range replies() {

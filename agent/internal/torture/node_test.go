@@ -47,16 +47,14 @@ func each(name string, do func(w *world), downs ...time.Duration) (out []event) 
 // happen does a job while something happens, and judges.
 func happen(t *testing.T, j job, ev event) (v Verdict) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, []pvetest.GuestSpec{j.spec(), spec(guest.LXC, unwanted, false)}, 1)
+		w := newWorld(t, append(j.specs(), spec(guest.LXC, unwanted, false)), 1)
 		if ev.lost {
 			if _, err := w.sim.Inject(j.faulty(reply{kind: pvetest.FaultLost, delay: ev.delay, hang: time.Millisecond})); err != nil {
 				t.Fatal(err)
 			}
 		}
 		w.mustStart(nil)
-		if err := w.desire(j.document()); err != nil {
-			t.Fatal(err)
-		}
+		j.begin(w)
 		time.Sleep(ev.at)
 		if ev.down > 0 {
 			w.bury(cutter("kill"))
@@ -69,9 +67,7 @@ func happen(t *testing.T, j job, ev event) (v Verdict) {
 		time.Sleep(15 * time.Minute)
 		v = w.judge(true)
 		v.Add("plan", w.judgeConverged())
-		if why := j.asWanted(w.sim); why != "" {
-			v.Jam("in the end %s", why)
-		}
+		v.Add("end", j.judgeEnd(w))
 		if twin := w.agent.eng.Status().Twin; twin != "" {
 			v.Jam("it takes itself for two: %s", twin)
 		}
@@ -88,7 +84,7 @@ func TestTortureClock(t *testing.T) {
 	for _, by := range []time.Duration{-time.Hour, -90 * time.Second, -5 * time.Second, 90 * time.Second, time.Hour} {
 		all = append(all, each(fmt.Sprintf("clock set by %v", by), func(w *world) { w.setClock(by) }, 0, time.Second, 20*time.Second)...)
 	}
-	tryEvents(t, "clock", size(127, 61, 1), all)
+	tryEvents(t, "clock", size(127, 61, 2), all)
 }
 
 // TestTortureNode has the node boot anew, its daemons restart, and its task list forget, while an operation is under way.
@@ -97,7 +93,7 @@ func TestTortureNode(t *testing.T) {
 	all := each("node lost its power", func(w *world) { w.sim.Crashed() }, time.Second, time.Minute)
 	all = append(all, each("PVE's daemons restarted", func(w *world) { w.sim.KillTasks() }, 0, time.Second)...)
 	all = append(all, each("task list rolled over", (*world).rollOver, 0, time.Second)...)
-	tryEvents(t, "node", size(127, 61, 1), all)
+	tryEvents(t, "node", size(127, 61, 2), all)
 }
 
 func tryEvents(t *testing.T, name string, stride int, all []event) {

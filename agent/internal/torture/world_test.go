@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,6 +20,7 @@ import (
 
 	"github.com/felhom/felhom-agent/agent/internal/engine"
 	"github.com/felhom/felhom-agent/agent/internal/fsys/fault"
+	"github.com/felhom/felhom-agent/agent/internal/gate"
 	"github.com/felhom/felhom-agent/agent/internal/journal"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
@@ -53,6 +52,8 @@ type world struct {
 	acked []string
 	// step is by how much somebody set the host's clock; steppedBack is the sum of all steps back.
 	step, steppedBack time.Duration
+	// stranger: another guest has the VMID now.
+	stranger bool
 	// wrong are invariants that were seen broken while it ran.
 	wrong Verdict
 	mu    sync.Mutex
@@ -110,6 +111,7 @@ var certificates = sync.OnceValues(func() (*pvetest.Certificates, error) { retur
 var privileges = []string{
 	"VM.Audit", "VM.PowerMgmt", "VM.Allocate", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Options", "VM.Config.Network",
 	"VM.Config.Disk", "VM.Config.HWType", "VM.Config.Cloudinit", "SDN.Use", "Sys.Audit", "Datastore.AllocateSpace", "Sys.Modify",
+	"VM.Clone", "VM.Snapshot", "VM.Backup", "Datastore.Audit",
 }
 
 func newWorld(t *testing.T, specs []pvetest.GuestSpec, seed uint64) *world {
@@ -117,10 +119,13 @@ func newWorld(t *testing.T, specs []pvetest.GuestSpec, seed uint64) *world {
 	w := &world{t: t, fs: fault.New(), cache: &memCache{}}
 	sim, err := pvetest.New(pvetest.Options{
 		Version: []string{"8.4.21", "9.2.11"}[seed%2], Node: "pve1", Guests: specs, Seed: seed | 1, RunHook: w.hook,
-		Storages: []pvetest.Storage{{ID: "local", Snippets: map[string]bool{"felhom-hook": true}}},
-		Roles:    map[string][]string{"Full": privileges},
-		Users:    []pvetest.User{{ID: "agent@pve", Tokens: []pvetest.Token{{ID: "full", Secret: secret}}}},
-		ACL:      []pvetest.Grant{{Path: "/", Who: "agent@pve", Role: "Full"}, {Path: "/", Who: user, Role: "Full"}},
+		Storages: []pvetest.Storage{{
+			ID: "local", Snippets: map[string]bool{"felhom-hook": true}, Total: 1 << 40,
+			Volumes: []pvetest.Volume{{VolID: template, Content: "vztmpl", Format: "tzst", Size: 100 << 20}},
+		}},
+		Roles: map[string][]string{"Full": privileges},
+		Users: []pvetest.User{{ID: "agent@pve", Tokens: []pvetest.Token{{ID: "full", Secret: secret}}}},
+		ACL:   []pvetest.Grant{{Path: "/", Who: "agent@pve", Role: "Full"}, {Path: "/", Who: user, Role: "Full"}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +205,8 @@ func settings() engine.Settings {
 		Mode: engine.Enforce, Resync: 5 * time.Minute,
 		Limits:   map[string]int{engine.SlotCalls: 2, engine.SlotReads: 4, engine.SlotStartStop: 4, engine.SlotBackup: 1, engine.SlotOther: 2},
 		Breaker:  engine.BreakerSettings{GuestFailures: 50, GuestQuiet: 5 * time.Minute, NodeGuests: 20, NodePercent: 100},
-		Required: map[string]bool{"dir": true},
+		Required: map[string]bool{"dir": true}, AllowAdditive: true,
+		Gate: engine.GateSettings{Policy: gate.DefaultPolicy(), Window: time.Hour, Quarantine: quarantine, BackupAge: 24 * time.Hour},
 	}
 }
 
@@ -218,6 +224,7 @@ func (w *world) start(crash func(a *agent, point string)) error {
 	a.eng, err = engine.New(engine.Options{
 		Host: "pve1", Settings: settings(), Observer: watched{a}, Executors: a, Journal: a, Ledger: a.led, Cache: w.cache,
 		Logger: slog.New(slog.DiscardHandler), QueueSize: 1000, Wall: w.wall,
+		Keys: keys, Clock: func(context.Context) bool { return true },
 		Crash: func(p string) {
 			if crash != nil {
 				crash(a, p)
@@ -471,77 +478,4 @@ func (o watched) Guest(ctx context.Context, q plugin.GuestQuery) (plugin.Observa
 	defer done()
 	g, err := o.a.drv.Load().Guest(ctx, q)
 	return g, shut(life, err)
-}
-
-// spec is a guest of the usual kind.
-func spec(k guest.Kind, vmid int, running bool) pvetest.GuestSpec {
-	mac := fmt.Sprintf("BC:24:11:00:00:%02X", vmid%256)
-	s := pvetest.GuestSpec{Kind: k, VMID: vmid, Running: running, Times: pvetest.Times{Start: 3 * time.Second, Shutdown: 2 * time.Second}}
-	s.Config = map[string]string{
-		"hostname": "ct", "cores": "1", "memory": "512", "swap": "0", "arch": "amd64", "ostype": "debian", "unprivileged": "1",
-		"rootfs": fmt.Sprintf("local:%d/vm-%d-disk-0.raw,size=8G", vmid, vmid), "hookscript": "local:snippets/felhom-hook",
-		"net0": "name=eth0,bridge=vmbr0,hwaddr=" + mac + ",ip=dhcp,type=veth",
-	}
-	if k == guest.QEMU {
-		s.Config = map[string]string{
-			"name": "vm", "cores": "1", "memory": "1024", "net0": "virtio=" + mac + ",bridge=vmbr0", "ostype": "l26",
-			"hookscript": "local:snippets/felhom-hook",
-		}
-	}
-	return s
-}
-
-// size is how much a scenario tries: "quick", "" or "full".
-func size(quick, sample, full int) int {
-	switch os.Getenv("FELHOM_TORTURE") {
-	case "full":
-		return full
-	case "quick":
-		return quick
-	}
-	return sample
-}
-
-// onDemand skips what runs real programs against the clock, or at random: that
-// is for make torture, not for every run of the tests.
-func onDemand(t *testing.T) {
-	t.Helper()
-	if os.Getenv("FELHOM_TORTURE") == "" {
-		t.Skip("runs with make torture")
-	}
-}
-
-// notUnderRace skips what the race detector's build cannot run.
-func notUnderRace(t *testing.T) {
-	t.Helper()
-	if raceDetector {
-		t.Skip("not under the race detector, see raceDetector")
-	}
-}
-
-// seedOf is FELHOM_SEED, or one drawn from the clock.
-func seedOf(t *testing.T) uint64 {
-	t.Helper()
-	s := os.Getenv("FELHOM_SEED")
-	if s == "" {
-		return uint64(time.Now().UnixNano())
-	}
-	n, err := strconv.ParseUint(s, 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-// report prints a row and fails the test if it is not clean.
-func report(t *testing.T, r Row, v Verdict) {
-	t.Helper()
-	r.Lost, r.Doubled, r.Stuck = v.Lost, v.Doubled, v.Stuck
-	r.Print()
-	for _, text := range v.Texts {
-		t.Error(text)
-	}
-	if r.Points+r.Rounds == 0 && r.Skipped == "" {
-		t.Error("nothing was tried")
-	}
 }

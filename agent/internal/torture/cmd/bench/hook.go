@@ -36,15 +36,25 @@ type program struct {
 
 // hookRig is a real agent with its hook socket, and the programs beside which the helper is measured.
 type hookRig struct {
-	dir, socket, spool string
-	agent              *exec.Cmd
+	dir           string // programs and the agent's state
+	run           string // sockets, whose paths must be short, and what is in memory on a real host
+	socket, spool string
+	agent         *exec.Cmd
 }
 
 // benchHook measures what the start of a guest waits for: the helper, in one run beside /bin/true, a static Go program
 // that does nothing, and a minimal hookscript in Perl that does what the helper does; with the agent up, hung and down,
 // one at a time and 200 at once.
 func benchHook(ctx context.Context, dir string) (figs []figure, err error) {
-	r := &hookRig{dir: dir, socket: filepath.Join(dir, "run/hook.sock"), spool: filepath.Join(dir, "spool")}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
+	run, err := os.MkdirTemp("", "felhom-bench")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(run)) }()
+	r := &hookRig{dir: dir, run: run, socket: filepath.Join(run, "hook.sock"), spool: filepath.Join(run, "spool")}
 	if err := r.build(ctx); err != nil {
 		return nil, err
 	}
@@ -88,32 +98,37 @@ func (r *hookRig) build(ctx context.Context) error {
 
 // start runs an agent without a node: what a hook waits for is its socket and its journal.
 func (r *hookRig) start(ctx context.Context) error {
-	for _, d := range []string{"run", "state", "log", "plugins", "spool"} {
-		if err := os.MkdirAll(filepath.Join(r.dir, d), 0o700); err != nil {
+	for _, d := range []string{filepath.Join(r.dir, "plugins"), r.spool} {
+		if err := os.Mkdir(d, 0o700); err != nil {
 			return err
 		}
 	}
 	conf := filepath.Join(r.dir, "agent.toml")
 	err := os.WriteFile(conf, fmt.Appendf(nil, `[agent]
 state_dir = "%[1]s/state"
-run_dir = "%[1]s/run"
+run_dir = "%[3]s"
 log_dir = "%[1]s/log"
 log_level = "error"
 [hook]
-socket = "%[1]s/run/hook.sock"
-spool = "%[1]s/spool"
+socket = "%[3]s/hook.sock"
+spool = "%[3]s/spool"
 peer_uids = [%[2]d]
 [control]
-socket = "%[1]s/run/control.sock"
+socket = "%[3]s/control.sock"
 [plugins]
 dir = "%[1]s/plugins"
 firstparty = "%[1]s/plugins"
-`, r.dir, os.Getuid()), 0o600)
+`, r.dir, os.Getuid(), r.run), 0o600)
 	if err != nil {
 		return err
 	}
 	r.agent = exec.CommandContext(ctx, filepath.Join(r.dir, "agent"), "run", "--config", conf)
-	r.agent.Stderr = os.Stderr
+	log, err := os.Create(filepath.Join(r.dir, "agent.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	r.agent.Stderr = log
 	if err := r.agent.Start(); err != nil {
 		return err
 	}
@@ -122,7 +137,8 @@ firstparty = "%[1]s/plugins"
 			return nil
 		}
 		if time.Since(begin) > time.Minute {
-			return errors.Join(errors.New("the agent does not serve its hook socket"), r.stop())
+			said, _ := os.ReadFile(log.Name())
+			return errors.Join(fmt.Errorf("the agent does not serve its hook socket: %s", said), r.stop())
 		}
 	}
 }
@@ -135,7 +151,7 @@ func (r *hookRig) stop() error {
 	_ = r.agent.Process.Kill() // it may have ended
 	_ = r.agent.Wait()         // killed
 	r.agent = nil
-	return os.Remove(r.socket)
+	return os.Remove(r.socket) // as systemd does with the socket unit
 }
 
 func (r *hookRig) programs() (ours program, others []program) {
