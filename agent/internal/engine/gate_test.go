@@ -439,3 +439,32 @@ func TestUnreadableGuestInQuarantineWaits(t *testing.T) {
 		r.wantApplied("105 shutdown", "105 set_config", "105 destroy")
 	})
 }
+
+// TestQuarantineOutlivesAGrantThatIsOver: the guest stays as it is until
+// somebody says undo.
+func TestQuarantineOutlivesAGrantThatIsOver(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		r.mustDesire("[guest.105]\nkind = \"lxc\"\nrun = \"running\"\n")
+		o := r.askDestroy()
+		if err := r.approve(p, o, alice); err != nil {
+			t.Fatal(err)
+		}
+		after(10 * time.Minute)
+		r.world.Change(105, func(g *plugintest.Guest) {
+			g.Snapshots = append(g.Snapshots, plugin.SnapshotInfo{Name: "precious", Time: time.Now()})
+		})
+		after(5 * time.Hour)
+		r.wantApplied("105 shutdown", "105 set_config")
+		if got := r.op(o.ID); got.State != op.Refused || !strings.Contains(got.Message, "new: snapshot precious") {
+			t.Errorf("the destroy is %s: %s", got.State, got.Message)
+		}
+		if _, err := r.eng.Undo(r.t.Context(), o.ID, "alice"); err != nil {
+			t.Fatal(err)
+		}
+		after(time.Hour)
+		r.wantApplied("105 shutdown", "105 set_config", "105 set_config", "105 start")
+		if got := r.state(105); got != StateConverged {
+			t.Errorf("state %s", got)
+		}
+	})
+}

@@ -121,7 +121,7 @@ func doubt(pol *plan.Policy, s *sighting) {
 	case identity.Unsure:
 		pol.Changed = "it is not surely the same guest: " + why
 	}
-	if q := s.led.Quarantine; q != nil {
+	if q := s.led.Quarantine; q != nil && s.who.verdict != identity.Stranger {
 		pol.Identity = "in quarantine for op " + q.Op + "; `felhom-agent undo " + q.Op + "` takes it out"
 	}
 	pol.Lost = s.led.Lost

@@ -136,19 +136,13 @@ func difference(was, is []string) string {
 }
 
 // revoke ends a granted destroy without a deletion. A guest in quarantine stays
-// as it is: who took the grant's ground away knows better what it should be.
+// there until somebody says undo: who took the grant's ground away knows better
+// what it should be.
 func (e *Engine) revoke(ctx context.Context, o *op.Op, next op.State, why string) queue.Result {
 	if err := e.step(ctx, o, next, ledger.Step{Message: why + ": nothing is deleted"}); err != nil {
 		return queue.Result{Err: err}
 	}
 	e.report(o, next, why)
-	if q := e.led.Guest(o.Guest.VMID).Quarantine; q != nil && q.Op == o.ID {
-		over := *q
-		over.Over = why
-		if err := e.append(ctx, ledger.Record{Type: ledger.TypeQuarantine, Quarantine: &over}); err != nil {
-			return queue.Result{Err: err}
-		}
-	}
 	return queue.Result{Again: lookAgain}
 }
 

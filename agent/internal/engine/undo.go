@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/felhom/felhom-agent/agent/internal/identity"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/agent/internal/plan"
@@ -24,7 +25,7 @@ func (e *Engine) Undo(ctx context.Context, id, by string) (Applied, error) {
 	switch {
 	case !ok:
 		return Applied{}, fmt.Errorf("op %s: %w", id, ErrNoOp)
-	case o.Kind == plugin.Destroy && (o.State == op.Granted || o.State == op.Retried):
+	case o.Kind == plugin.Destroy && (o.State == op.Granted || o.State == op.Retried || e.keeps(o)):
 		return e.leaveQuarantine(ctx, o, by)
 	case o.State != op.Succeeded:
 		return Applied{}, fmt.Errorf("op %s: %w: it is %s, there is nothing to undo", id, ErrOrder, o.State)
@@ -40,6 +41,13 @@ func (e *Engine) Undo(ctx context.Context, id, by string) (Applied, error) {
 	u := e.newOp(s, a, by)
 	u.Undoes = o.ID
 	return e.orderNow(ctx, u)
+}
+
+// keeps reports whether a guest is still in quarantine for an op that ended
+// without deleting it.
+func (e *Engine) keeps(o op.Op) bool {
+	q := e.led.Guest(o.Guest.VMID).Quarantine
+	return q != nil && q.Op == o.ID && o.State.Ended() && o.State != op.Succeeded
 }
 
 // orderNow journals ops and carries them out in order.
@@ -150,8 +158,10 @@ func (e *Engine) changedSince(o op.Op, conf guest.Config) string {
 // leaveQuarantine ends a granted destroy and makes the guest what it was.
 func (e *Engine) leaveQuarantine(ctx context.Context, o op.Op, by string) (Applied, error) {
 	q := e.led.Guest(o.Guest.VMID).Quarantine
-	if err := e.step(ctx, &o, op.Abandoned, ledger.Step{Message: "undone by " + by + ": nothing is deleted"}); err != nil {
-		return Applied{}, err
+	if !o.State.Ended() {
+		if err := e.step(ctx, &o, op.Abandoned, ledger.Step{Message: "undone by " + by + ": nothing is deleted"}); err != nil {
+			return Applied{}, err
+		}
 	}
 	defer e.queue.Look(o.Guest.VMID, "out of quarantine")
 	if q == nil {
@@ -165,6 +175,9 @@ func (e *Engine) leaveQuarantine(ctx context.Context, o op.Op, by string) (Appli
 	s, err := e.inspect(ctx, o.Guest.VMID)
 	if err != nil {
 		return Applied{}, fmt.Errorf("the guest is out of quarantine, its former state is not restored: %w", err)
+	}
+	if s.led.Incarnation != o.Incarnation || s.who.verdict == identity.Stranger {
+		return Applied{}, fmt.Errorf("guest %s is out of quarantine, its former state is not restored: %w: another guest has its VMID", o.Guest, ErrOrder)
 	}
 	var ops []*op.Op
 	for _, a := range former(s, *q) {

@@ -113,6 +113,9 @@ func (l *Ledger) applyGate(r Record, at time.Time) {
 	case TypeAccepted:
 		a := r.Accepted
 		g := l.guest(a.VMID)
+		if g.Incarnation != a.Incarnation {
+			g.Quarantine = nil // that was another guest
+		}
 		g.ID, g.Incarnation, g.Evidence, g.Looked = a.Guest, a.Incarnation, a.Evidence, a.Looked
 		g.Verdict, g.VerdictWhy, g.Explained = identity.Same, nil, nil
 		g.Lost, g.HalfMade, g.Continuity = "", "", nil
