@@ -134,6 +134,7 @@ func (a *Agent) makeHost(context.Context) error {
 	o := pluginhost.DefaultOptions()
 	o.Logger, o.Version = a.log, a.opt.Version
 	o.SocketDir = filepath.Join(a.cfg.Agent.RunDir, "p")
+	o.UnitDir = filepath.Join(a.cfg.Agent.RunDir, "u")
 	o.CredentialsDir = os.Getenv("CREDENTIALS_DIRECTORY")
 	for _, uid := range a.cfg.Plugins.TrustedUIDs {
 		o.TrustedUIDs = append(o.TrustedUIDs, uint32(uid))

@@ -28,9 +28,9 @@ func cmdPlugins(ctx context.Context, e *env, args []string) (int, error) {
 		return exitOK, printJSON(e.stdout, st.Plugins)
 	}
 	tw := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "PLUGIN\tVERSION\tSTATE\tPID\tRESTARTS\tLAST ERROR")
+	fmt.Fprintln(tw, "PLUGIN\tVERSION\tSTATE\tPID\tISOLATION\tRESTARTS\tLAST ERROR")
 	for _, p := range st.Plugins {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%s\n", p.Name, p.Version, p.State, p.PID, p.Restarts, p.LastError)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%d\t%s\n", p.Name, p.Version, p.State, p.PID, p.Isolation, p.Restarts, p.LastError)
 	}
 	return exitOK, tw.Flush()
 }

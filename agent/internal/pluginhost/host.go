@@ -29,6 +29,9 @@ type Options struct {
 	// SocketDir. It must be on a file system that allows execution if a copied
 	// plugin has machine code. It is swept like SocketDir.
 	CopyDir string
+	// UnitDir is where the sockets of the plugins' units are, NAME.sock; a
+	// vendor's plugin that has none runs as the agent's user. "" means none has.
+	UnitDir string
 	// TrustedUIDs may own what is executed. Empty means root alone.
 	TrustedUIDs []uint32
 	// CredentialsDir is where systemd put the unit's credentials; "" if there

@@ -44,6 +44,10 @@ func (l *processLauncher) start(ctx context.Context, s Spec) (*running, *instanc
 	if err != nil {
 		return nil, nil, err
 	}
+	if sock := l.unitSocket(s); sock != "" {
+		p, err := l.startUnit(ctx, sock, s, cfg)
+		return nil, p, err
+	}
 	exe, err := openExecutable(s, l.opts.TrustedUIDs)
 	if err != nil {
 		return nil, nil, err
@@ -97,7 +101,7 @@ func (l *processLauncher) bringUp(ctx context.Context, r *running, s Spec, exe *
 		return nil, err
 	}
 	return &instance{
-		client: client, kinds: kinds, info: info, pid: r.child.pid(),
+		client: client, kinds: kinds, info: info, pid: r.child.pid(), isolation: IsolationGroup,
 		exited: r.child.exited, why: r.child.why, health: r.health,
 		stop: func(ask bool) error { return r.end(ask, l.opts.StopTimeout) },
 	}, nil

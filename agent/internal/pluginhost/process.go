@@ -73,10 +73,20 @@ func checkHandshake(line, dir string) error {
 	if f[4] != "grpc" {
 		return refuse("use a build of the plugin that speaks gRPC", "the plugin speaks %.20q", f[4])
 	}
-	if f[2] != "unix" || filepath.Dir(f[3]) != dir {
+	if dir != "" && (f[2] != "unix" || filepath.Dir(f[3]) != dir) {
 		return fmt.Errorf("the plugin listens on %.20q %.200q, not on a socket in its own directory", f[2], f[3])
 	}
 	return nil
+}
+
+// checkHandshakeLine judges one that a launcher has judged already, which
+// knows the directory.
+func checkHandshakeLine(line string) error { return checkHandshake(line, "") }
+
+func handshakeCookie() string { return plugin.CookieKey + "=" + plugin.CookieValue }
+
+func protocolVersions() string {
+	return "PLUGIN_PROTOCOL_VERSIONS=" + strconv.Itoa(plugin.ProtocolVersion)
 }
 
 // startError makes the best of go-plugin's error.
@@ -177,13 +187,16 @@ func (r *running) end(ask bool, grace time.Duration) error {
 
 // ask calls go-plugin's Shutdown, whose messages are empty, and waits until
 // the process is gone or grace is over.
-func (r *running) ask(grace time.Duration) {
+func (r *running) ask(grace time.Duration) { r.askUntil(grace, r.child.exited) }
+
+// askUntil is ask for a process whose end is told otherwise.
+func (r *running) askUntil(grace time.Duration, exited <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace) // the caller's has ended
 	defer cancel()
 	// An answer is not to be expected from a server that is being stopped.
 	_ = r.conn.Invoke(ctx, "/plugin.GRPCController/Shutdown", &emptypb.Empty{}, &emptypb.Empty{})
 	select {
-	case <-r.child.exited:
+	case <-exited:
 	case <-ctx.Done():
 	}
 }

@@ -37,6 +37,9 @@ type PluginStatus struct {
 	Version string        `json:"version,omitempty"`
 	State   State         `json:"state"`
 	PID     int           `json:"pid,omitempty"`
+	// Isolation is how the process is kept apart: IsolationUnit or
+	// IsolationGroup; "" while there is none.
+	Isolation string `json:"isolation,omitempty"`
 	// Restarts counts the starts after the first one.
 	Restarts  int       `json:"restarts"`
 	LastError string    `json:"last_error,omitempty"`
@@ -57,9 +60,11 @@ type instance struct {
 	kinds  []plugin.Kind // what it serves
 	info   plugin.Info
 	pid    int
-	exited <-chan struct{} // closed when the process is gone
-	why    func() error    // why it is gone; after exited was closed
-	health func(context.Context) error
+	// isolation is how it is kept apart.
+	isolation string
+	exited    <-chan struct{} // closed when the process is gone
+	why       func() error    // why it is gone; after exited was closed
+	health    func(context.Context) error
 	// stop ends it, asking first unless it is known to hang, and waits. It
 	// takes a bounded time.
 	stop func(ask bool) error
@@ -245,9 +250,9 @@ func (s *slot) publish(p *instance) {
 	s.current = p
 	if p != nil {
 		s.starts++
-		s.status.PID, s.status.Version = p.pid, p.info.Version
+		s.status.PID, s.status.Version, s.status.Isolation = p.pid, p.info.Version, p.isolation
 	} else {
-		s.status.PID = 0
+		s.status.PID, s.status.Isolation = 0, ""
 	}
 	s.mu.Unlock()
 	if p != nil {
