@@ -136,6 +136,10 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.opt.Sink.Event(r.Context(), e); err != nil {
+		if r.Context().Err() != nil {
+			s.log.Info("hook socket: the helper no longer waited, its event is in the spool", "guest", e.VMID, "phase", e.Phase)
+			return
+		}
 		s.log.Error("hook socket: event not taken in", "guest", e.VMID, "phase", e.Phase, "err", err)
 		http.Error(w, "the event is not taken in", http.StatusServiceUnavailable)
 		return
