@@ -163,7 +163,7 @@ func (w *world) addStranger(k guest.Kind) {
 func TestTortureIrreversible(t *testing.T) {
 	notUnderRace(t)
 	needKey(t)
-	stride := size(211, 97, 3)
+	atPoint, atCall := size(23, 13, 1), size(211, 97, 3)
 	for _, j := range jobs("provision", "destroy") {
 		t.Run(strings.ReplaceAll(j.String(), " ", "-"), func(t *testing.T) {
 			t.Parallel()
@@ -171,7 +171,11 @@ func TestTortureIrreversible(t *testing.T) {
 			row := Row{Scenario: "core/crash " + j.String(), Points: 1}
 			turn := len(j.what)
 			for _, c := range j.crashes(faults(calls, []string{"kill", "power-none", "power-all"})) {
-				if turn++; turn%stride == 0 || stride < 97 && c.point != "" || c.point != "" && turn%9 == 0 {
+				stride := atCall
+				if c.point != "" {
+					stride = atPoint
+				}
+				if turn++; turn%stride == 0 {
 					tryCrash(t, &v, &row, j, c)
 				}
 			}

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/felhom/felhom-agent/agent/internal/fsys/fault"
 	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/pve/pvetest"
 )
@@ -25,6 +26,8 @@ type event struct {
 	// down is for how long the agent is away then, 0 if it goes on.
 	down time.Duration
 	do   func(w *world)
+	// away: the guest is on another node then, where nothing is ours to do.
+	away bool
 }
 
 func (e event) String() string {
@@ -67,7 +70,11 @@ func happen(t *testing.T, j job, ev event) (v Verdict) {
 		time.Sleep(15 * time.Minute)
 		v = w.judge(true)
 		v.Add("plan", w.judgeConverged())
-		v.Add("end", j.judgeEnd(w))
+		if ev.away {
+			v.Add("end", w.judgeAway())
+		} else {
+			v.Add("end", j.judgeEnd(w))
+		}
 		if twin := w.agent.eng.Status().Twin; twin != "" {
 			v.Jam("it takes itself for two: %s", twin)
 		}
@@ -93,7 +100,62 @@ func TestTortureNode(t *testing.T) {
 	all := each("node lost its power", func(w *world) { w.sim.Crashed() }, time.Second, time.Minute)
 	all = append(all, each("PVE's daemons restarted", func(w *world) { w.sim.KillTasks() }, 0, time.Second)...)
 	all = append(all, each("task list rolled over", (*world).rollOver, 0, time.Second)...)
-	tryEvents(t, "node", size(127, 61, 2), all)
+	moved := each("guest moved to another node", func(w *world) { _ = w.sim.Move(101, "pve2") }, 0, time.Second)
+	for i := range moved {
+		moved[i].away = true
+	}
+	tryEvents(t, "node", size(127, 61, 2), append(all, moved...))
+}
+
+// judgeAway wants the agent to say that the guest is elsewhere, and nothing more.
+func (w *world) judgeAway() (v Verdict) {
+	if view, err := w.agent.eng.View(101); err != nil || !strings.Contains(fmt.Sprint(view), "another node") {
+		v.Jam("it does not say where the guest is: %+v", view)
+	}
+	return v
+}
+
+// TestTortureClonedHost has two agents with one token, as after a host was cloned, who are told the opposite of each
+// other. One of them at least notices and changes nothing any more; it is not fought out on the guest.
+func TestTortureClonedHost(t *testing.T) {
+	notUnderRace(t)
+	var v Verdict
+	row := Row{Scenario: "core/cloned host"}
+	for _, k := range []guest.Kind{guest.LXC, guest.QEMU} {
+		for _, apart := range []time.Duration{0, time.Second, time.Minute} {
+			row.Points++
+			v.Add(fmt.Sprintf("%s, %v apart", k, apart), cloned(t, k, apart))
+		}
+	}
+	report(t, row, v)
+}
+
+func cloned(t *testing.T, k guest.Kind, apart time.Duration) (v Verdict) {
+	synctest.Test(t, func(t *testing.T) {
+		one := newWorld(t, []pvetest.GuestSpec{spec(k, 101, false)}, 1)
+		two := &world{t: t, sim: one.sim, client: one.client, fs: fault.New(), cache: &memCache{}}
+		two.mustStart(nil)
+		time.Sleep(2 * time.Minute) // what is older than its journal is not held against anybody
+		one.mustStart(nil)
+		time.Sleep(2 * time.Minute)
+		for i, w := range []*world{one, two} {
+			doc := fmt.Sprintf("[guest.101]\nkind = %q\nrun = %q\non_manual_change = \"revert\"\n", k, []string{"running", "stopped"}[i])
+			if err := w.desire(doc); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(apart)
+		}
+		time.Sleep(2 * time.Hour)
+		if one.agent.eng.Status().Twin == "" && two.agent.eng.Status().Twin == "" {
+			v.Jam("neither noticed that there are two")
+		}
+		if n := len(one.sim.Record()); n > 4 {
+			v.Double("they changed the guest %d times", n)
+		}
+		one.stop()
+		two.stop()
+	})
+	return v
 }
 
 func tryEvents(t *testing.T, name string, stride int, all []event) {
