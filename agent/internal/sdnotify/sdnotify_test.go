@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,16 +49,21 @@ func start(t *testing.T, n *Notifier, pulse func(context.Context) error, status 
 
 func TestWatchdogIsFedByProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, hung := &manager{}, errors.New("hung")
-		var pulse error
+		m := &manager{}
+		var hung atomic.Bool
 		n := &Notifier{Send: m.send, Watchdog: 30 * time.Second, Log: slog.New(slog.DiscardHandler)}
-		start(t, n, func(context.Context) error { return pulse }, func() string { return "" })
+		start(t, n, func(context.Context) error {
+			if hung.Load() {
+				return errors.New("hung")
+			}
+			return nil
+		}, func() string { return "" })
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got := m.count("WATCHDOG=1"); got < 6 {
 			t.Errorf("%d signs of life in a minute, want at least 6 (a third of the watchdog's time apart)", got)
 		}
-		pulse = hung
+		hung.Store(true)
 		before := m.count("WATCHDOG=1")
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -82,11 +88,12 @@ func TestPulseThatNeverReturnsSendsNothing(t *testing.T) {
 
 func TestNoWatchdogNoSigns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, line := &manager{}, "a"
-		start(t, &Notifier{Send: m.send}, func(context.Context) error { return nil }, func() string { return line })
+		m, line := &manager{}, atomic.Value{}
+		line.Store("a")
+		start(t, &Notifier{Send: m.send}, func(context.Context) error { return nil }, func() string { return line.Load().(string) })
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
-		line = "b\nWATCHDOG=trigger"
+		line.Store("b\nWATCHDOG=trigger")
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		if want := []string{"STATUS=a", "STATUS=b WATCHDOG=trigger"}; !slices.Equal(m.got, want) {
