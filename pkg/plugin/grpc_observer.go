@@ -153,7 +153,7 @@ func stateFromPB(p *pluginpb.GuestState) (GuestState, error) {
 
 func observationToPB(o Observation) *pluginpb.Observation {
 	p := &pluginpb.Observation{
-		Presence: string(o.Presence), Digest: o.Digest, ConfigError: wireText(o.ConfigError), Pending: o.Pending,
+		Presence: string(o.Presence), Digest: o.Digest, ConfigError: wireText(o.ConfigError), Pending: o.Pending, TasksGap: wireText(o.TasksGap),
 		HaManaged: o.HA.Managed, HaState: o.HA.State, Protection: o.Protection, Time: timeToPB(o.Time),
 		Inventory: inventoryToPB(o.Inventory),
 	}
@@ -174,7 +174,7 @@ func observationToPB(o Observation) *pluginpb.Observation {
 
 func observationFromPB(p *pluginpb.Observation) (Observation, error) {
 	o := Observation{
-		Presence: presenceFromPB(p.GetPresence()), Digest: p.GetDigest(), ConfigError: p.GetConfigError(), Pending: p.GetPending(),
+		Presence: presenceFromPB(p.GetPresence()), Digest: p.GetDigest(), ConfigError: p.GetConfigError(), Pending: p.GetPending(), TasksGap: p.GetTasksGap(),
 		HA: HA{Managed: p.GetHaManaged(), State: p.GetHaState()}, Protection: p.GetProtection(), Time: timeFromPB(p.GetTime()),
 		Inventory: inventoryFromPB(p.GetInventory()),
 	}

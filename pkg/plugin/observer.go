@@ -99,6 +99,9 @@ type Observation struct {
 	// node that act on many guests (startall, stopall, suspendall, migrateall,
 	// vzdump), which have an empty ID or another guest's.
 	Tasks []Task
+	// TasksGap, told with an inventory, is why Tasks may lack some of those that
+	// were asked for; "" means that they are all there.
+	TasksGap string
 	// Inventory is what else there is of the guest; nil if not asked for.
 	Inventory *Inventory
 	// Time is the node's clock when it answered.

@@ -468,3 +468,18 @@ func TestQuarantineOutlivesAGrantThatIsOver(t *testing.T) {
 		}
 	})
 }
+
+// TestTasksThatCannotBeSeen: where it is not known what happened to a guest it
+// is not surely the same, and nothing irreversible is asked for it.
+func TestTasksThatCannotBeSeen(t *testing.T) {
+	gateBubble(t, func(r *rig, _ *people) {
+		r.askDestroy()
+		r.world.SetTasksGap("the token sees only its own tasks")
+		_, err := r.eng.Ask(r.t.Context(), Order{Guest: 105, Action: plugin.Destroy, Params: map[string]string{"without_backup": "1"}})
+		if err == nil || !strings.Contains(err.Error(), "the token sees only its own tasks") {
+			t.Errorf("asked for although tasks cannot be seen: %v", err)
+		}
+		r.world.SetTasksGap("")
+		r.askDestroy() // it is no mark for ever
+	})
+}

@@ -48,7 +48,13 @@ func (e *Engine) judge(s *sighting, tasks bool) who {
 		known = *s.led.Evidence
 	}
 	w.continuity, w.judged = e.continuity(s), true
+	if s.obs.TasksGap != "" {
+		w.continuity.Known = false // at this look; it is no mark against the guest for ever
+	}
 	w.verdict, w.why = identity.Judge(known, w.evidence, w.continuity, s.led.Explained)
+	if s.obs.TasksGap != "" {
+		w.why = append(w.why, s.obs.TasksGap)
+	}
 	return w
 }
 

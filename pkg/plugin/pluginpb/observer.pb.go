@@ -423,7 +423,10 @@ type Observation struct {
 	Tasks       []*Task                `protobuf:"bytes,10,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	Time        *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=time,proto3" json:"time,omitempty"`
 	// Absent: not asked for, or the observer does not know inventories.
-	Inventory     *Inventory `protobuf:"bytes,12,opt,name=inventory,proto3" json:"inventory,omitempty"`
+	Inventory *Inventory `protobuf:"bytes,12,opt,name=inventory,proto3" json:"inventory,omitempty"`
+	// Why tasks may lack some of those that were asked for; empty: they do not.
+	// Told with an inventory.
+	TasksGap      string `protobuf:"bytes,13,opt,name=tasks_gap,json=tasksGap,proto3" json:"tasks_gap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -540,6 +543,13 @@ func (x *Observation) GetInventory() *Inventory {
 		return x.Inventory
 	}
 	return nil
+}
+
+func (x *Observation) GetTasksGap() string {
+	if x != nil {
+		return x.TasksGap
+	}
+	return ""
 }
 
 // Inventory is what hangs on a guest besides its config.
@@ -932,7 +942,7 @@ const file_felhom_plugin_v1_observer_proto_rawDesc = "" +
 	"\x04vmid\x18\x01 \x01(\rR\x04vmid\x12;\n" +
 	"\vtasks_since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"tasksSince\x12\x1c\n" +
-	"\tinventory\x18\x03 \x01(\bR\tinventory\"\xbf\x04\n" +
+	"\tinventory\x18\x03 \x01(\bR\tinventory\"\xdc\x04\n" +
 	"\vObservation\x12\x1a\n" +
 	"\bpresence\x18\x01 \x01(\tR\bpresence\x122\n" +
 	"\x05state\x18\x02 \x01(\v2\x1c.felhom.plugin.v1.GuestStateR\x05state\x120\n" +
@@ -949,7 +959,8 @@ const file_felhom_plugin_v1_observer_proto_rawDesc = "" +
 	"\x05tasks\x18\n" +
 	" \x03(\v2\x16.felhom.plugin.v1.TaskR\x05tasks\x12.\n" +
 	"\x04time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x129\n" +
-	"\tinventory\x18\f \x01(\v2\x1b.felhom.plugin.v1.InventoryR\tinventory\x1a:\n" +
+	"\tinventory\x18\f \x01(\v2\x1b.felhom.plugin.v1.InventoryR\tinventory\x12\x1b\n" +
+	"\ttasks_gap\x18\r \x01(\tR\btasksGap\x1a:\n" +
 	"\fPendingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x01\n" +

@@ -31,6 +31,7 @@ type World struct {
 	watchers map[chan plugin.Hint]bool
 	node     plugin.NodeState // Guests unused
 	listErr  error
+	tasksGap string
 	serial   int
 }
 
@@ -176,6 +177,13 @@ func (w *World) SetListError(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.listErr = err
+}
+
+// SetTasksGap sets why observations may lack tasks; "" means that they do not.
+func (w *World) SetTasksGap(why string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tasksGap = why
 }
 
 // AddTask adds a task of somebody else to the task list. A zero Started is

@@ -89,6 +89,7 @@ func (o worldObserver) Guest(ctx context.Context, q plugin.GuestQuery) (plugin.O
 	obs.Presence, obs.State, obs.HA, obs.Protection = plugin.Here, stateOf(g), g.HA, g.Protection
 	if q.Inventory {
 		c := cloneGuest(*g)
+		obs.TasksGap = w.tasksGap
 		obs.Inventory = &plugin.Inventory{Snapshots: c.Snapshots, Backups: c.Backups, Jobs: c.Jobs, Missing: c.Missing}
 	}
 	if g.ConfigErr != "" {

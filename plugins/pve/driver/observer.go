@@ -173,6 +173,7 @@ func (d *Driver) Guest(ctx context.Context, q plugin.GuestQuery) (plugin.Observa
 	if q.VMID < guest.MinVMID || q.VMID > guest.MaxVMID {
 		return plugin.Observation{}, fmt.Errorf("%w: %d is not a VMID", plugin.ErrInvalid, q.VMID)
 	}
+	at := d.now() // what is read is not older than that
 	out, err := d.observe(ctx, q.VMID)
 	if err != nil {
 		return plugin.Observation{}, err
@@ -184,8 +185,9 @@ func (d *Driver) Guest(ctx context.Context, q plugin.GuestQuery) (plugin.Observa
 	}
 	if q.Inventory && out.Presence == plugin.Here {
 		out.Inventory = d.inventory(ctx, d.ref(out.State.ID))
+		out.TasksGap = d.tasksGap(ctx, q.TasksSince)
 	}
-	out.Time = d.now()
+	out.Time = at
 	return out, nil
 }
 
