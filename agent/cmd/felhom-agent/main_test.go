@@ -43,6 +43,7 @@ func build(f func()) error {
 	for name, pkg := range map[string]string{
 		"felhom-agent": "./agent/cmd/felhom-agent", "felhom-hook": "./hookscript/felhom-hook",
 		"pvesim": "./pkg/pve/pvetest/cmd/pvesim", "plugins/pve": "./plugins/pve", "plugins/dir": "./plugins/dir",
+		"plugins/hub": "./plugins/hub", "plugins/nats": "./plugins/nats", "refhub": "./plugins/hub/cmd/refhub",
 	} {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
 		cmd.Dir = "../../.."
@@ -73,6 +74,7 @@ func TestScripts(t *testing.T) {
 			"waitfor": cmdWaitfor,
 			"killed":  cmdKilled,
 			"count":   cmdCount,
+			"hub":     cmdHub,
 		},
 		RequireExplicitExec: true,
 		Condition: func(cond string) (bool, error) {
