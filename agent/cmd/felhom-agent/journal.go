@@ -15,7 +15,6 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/fsys"
 	"github.com/felhom/felhom-agent/agent/internal/journal"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
-	"github.com/felhom/felhom-agent/pkg/guest"
 )
 
 // cmdJournal works on the journal's files: it needs no running agent and may
@@ -75,32 +74,6 @@ func journalCheck(e *env, args []string) (int, error) {
 	return code, nil
 }
 
-// filter picks the records to show.
-type filter struct {
-	guest guest.VMID
-	op    string
-	since time.Time
-	// open is set while an op that is shown is in flight: what the agent itself
-	// went through then belongs to the story.
-	open bool
-}
-
-func (fl *filter) takes(en journal.Entry, r ledger.Record) bool {
-	if r.Type == ledger.TypeAgent && (fl.guest != 0 || fl.op != "") {
-		return fl.open
-	}
-	takes := (fl.guest == 0 || r.VMID() == fl.guest) &&
-		(fl.op == "" || strings.HasPrefix(r.OpID(), fl.op)) &&
-		!en.Time.Before(fl.since)
-	switch {
-	case takes && r.Type == ledger.TypeOp:
-		fl.open = r.Op.State.InFlight()
-	case takes && r.Type == ledger.TypeStep:
-		fl.open = !r.Step.State.Ended()
-	}
-	return takes
-}
-
 func journalShow(e *env, args []string) (int, error) {
 	f := newFlags(e, "journal show", "tell what the journal holds, oldest first.").withJSON()
 	id := f.String("guest", "", "only what is about this `guest`")
@@ -140,14 +113,15 @@ func show(e *env, asJSON bool, fl *filter, en journal.Entry) error {
 	if err != nil {
 		return fmt.Errorf("entry %d: %w", en.Seq, err)
 	}
-	if !fl.takes(en, r) {
+	takes, note := fl.takes(en, r)
+	if !takes {
 		return nil
 	}
 	le := ledger.Entry{Seq: en.Seq, Time: en.Time, Record: r}
 	if asJSON {
 		return printLine(e.stdout, le)
 	}
-	writeEvent(e, le)
+	writeEvent(e, le, note)
 	return nil
 }
 

@@ -190,7 +190,7 @@ func cmdExplain(ctx context.Context, e *env, args []string) (int, error) {
 	fmt.Fprintln(e.stdout, "\nlately:")
 	return exitOK, c.Events(ctx, 0, false, func(en ledger.Entry) bool {
 		if en.Record.VMID() == ids[0] {
-			writeEvent(e, en)
+			writeEvent(e, en, "")
 		}
 		return true
 	})
@@ -245,15 +245,18 @@ func cmdEvents(ctx context.Context, e *env, args []string) (int, error) {
 		if f.json {
 			return printLine(e.stdout, en) == nil
 		}
-		writeEvent(e, en)
+		writeEvent(e, en, "")
 		return true
 	})
 }
 
-func writeEvent(e *env, en ledger.Entry) {
+func writeEvent(e *env, en ledger.Entry, note string) {
 	who := "-"
 	if v := en.Record.VMID(); v != 0 {
 		who = v.String()
 	}
-	fmt.Fprintf(e.stdout, "%s %6d %5s  %s\n", en.Time.Local().Format("2006-01-02 15:04:05.000"), en.Seq, who, en.Record.Text())
+	if note != "" {
+		note = " (" + note + ")"
+	}
+	fmt.Fprintf(e.stdout, "%s %6d %5s  %s%s\n", en.Time.Local().Format("2006-01-02 15:04:05.000"), en.Seq, who, en.Record.Text(), note)
 }
