@@ -134,7 +134,7 @@ func (e *Engine) Ask(ctx context.Context, q Order) (Applied, error) {
 		return Applied{}, err
 	}
 	o := e.newOp(s, a.Action, q.By)
-	if o.Gated() && o.Incarnation == "" && s.led.HalfMade == "" {
+	if o.Gated() && o.Incarnation == "" {
 		return Applied{}, fmt.Errorf("guest %s: %w: it cannot be told yet which guest this is: %s", q.Guest, ErrOrder, cmp.Or(identity.Unsteady(s.obs), "it was not seen before"))
 	}
 	if err := e.takeOrder(ctx, s, o, a, q, content); err != nil {
@@ -169,7 +169,7 @@ func (e *Engine) takeOrder(ctx context.Context, s sighting, o *op.Op, a gated, q
 
 // mayAsk says why nothing may be asked of the guest, or "".
 func mayAsk(s sighting, q Order) string {
-	half := s.led.HalfMade != "" && q.Action == plugin.Destroy
+	half := q.Action == plugin.Destroy && (s.who.half || s.led.HalfMade != "" && s.led.Incarnation == "")
 	class := guest.Irreversible
 	if q.Action == plugin.TakeSnapshot || q.Action == plugin.Backup {
 		class = guest.Benign

@@ -34,6 +34,7 @@ type rig struct {
 	rules  map[string]SignedRule
 	clock  func(context.Context) bool
 	change func(*Settings)
+	crash  func(point string)
 	led    *ledger.Ledger
 	jrn    *journal.Journal
 	eng    *Engine
@@ -88,7 +89,7 @@ func (r *rig) start(mode Mode) {
 	r.eng, err = New(Options{
 		Host: "pve1", Settings: set, Observer: r.world.Observer(), Executors: oneExecutor{r.world},
 		Journal: j, Ledger: r.led, Cache: cache, Logger: slog.New(slog.DiscardHandler), QueueSize: 100, Drain: 20 * time.Second,
-		Keys: r.keys, Clock: r.clock,
+		Keys: r.keys, Clock: r.clock, Crash: r.crash,
 	})
 	if err != nil {
 		r.t.Fatal(err)

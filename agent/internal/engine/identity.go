@@ -11,6 +11,7 @@ import (
 
 	"github.com/felhom/felhom-agent/agent/internal/identity"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
+	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/agent/internal/plan"
 	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/plugin"
@@ -23,6 +24,8 @@ type who struct {
 	evidence   identity.Evidence // as seen; zero if the config could not be read
 	continuity identity.Continuity
 	judged     bool
+	// half: it is what an op of ours that failed has left there.
+	half bool
 }
 
 // judge says who the guest is. It takes the guest's tasks to say anything new;
@@ -55,15 +58,23 @@ func (e *Engine) judge(s *sighting, tasks bool) who {
 	if s.obs.TasksGap != "" {
 		w.why = append(w.why, s.obs.TasksGap)
 	}
+	if s.led.HalfMade != "" { // what was first seen is no guest that anybody meant
+		o, ok := e.led.Op(s.led.HalfMade)
+		w.half = w.verdict == identity.Same && ok && o.State == op.Failed
+		w.verdict, w.why = identity.Stranger, append([]string{e.halfMade(s.led.HalfMade)}, w.why...)
+	}
 	return w
 }
 
 func (e *Engine) halfMade(opID string) string {
-	why := "it may be half made by op " + opID
-	if o, ok := e.led.Op(opID); ok && o.Message != "" {
-		why += ": " + o.Message
+	o, ok := e.led.Op(opID)
+	switch {
+	case ok && o.State == op.Refused:
+		return "op " + opID + " was to make it: " + o.Message
+	case ok && o.Message != "":
+		return "it may be half made by op " + opID + ": " + o.Message
 	}
-	return why
+	return "it may be half made by op " + opID
 }
 
 func (e *Engine) continuity(s *sighting) identity.Continuity {
@@ -119,7 +130,7 @@ func doubt(pol *plan.Policy, s *sighting) {
 	switch s.who.verdict {
 	case identity.Stranger:
 		pol.Identity = "another guest has this VMID: " + why + "; `felhom-agent accept " + id + "` takes it as the one that is meant"
-		if s.led.HalfMade != "" {
+		if s.who.half {
 			pol.Identity = why + "; `felhom-agent accept " + id + "` keeps it as it is, `felhom-agent ask destroy " + id + "` removes it"
 		}
 	case identity.Changed:
@@ -160,9 +171,11 @@ func (s sighting) away() []ledger.Record {
 	}}}
 }
 
-// firstSight takes a guest nothing is known of as the one that is meant.
+// firstSight takes a guest nothing is known of as the one that is meant. What
+// is there although an op that was to make it did not succeed is known by it
+// too, but stays a stranger.
 func (s sighting) firstSight() []ledger.Record {
-	if s.who.verdict == identity.Stranger || s.obs.State.ID.Kind != s.want.Kind || identity.Unsteady(s.obs) != "" {
+	if s.who.verdict == identity.Stranger && s.led.HalfMade == "" || s.obs.State.ID.Kind != s.want.Kind || identity.Unsteady(s.obs) != "" {
 		return nil
 	}
 	return []ledger.Record{{Type: ledger.TypeSeen, Seen: &ledger.Seen{

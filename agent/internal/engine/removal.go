@@ -97,7 +97,7 @@ var errNotNow = errors.New("it cannot be told whether the approval still holds")
 // stillGranted holds the grant's own list against what is there: who the guest
 // is, and what would be lost with it. What the quarantine changes is not in it.
 func (e *Engine) stillGranted(s sighting, o *op.Op) error {
-	half := s.led.HalfMade != "" && o.Incarnation == s.led.Incarnation
+	half := s.who.half && o.Incarnation == s.led.Incarnation
 	switch {
 	case s.obs.Presence == plugin.Unsure, s.obs.Presence == plugin.Here && s.obs.Config == nil && s.who.verdict != identity.Stranger:
 		return fmt.Errorf("%w: the guest could not be read: %s", errNotNow, s.obs.ConfigError)

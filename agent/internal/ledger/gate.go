@@ -203,12 +203,10 @@ func (l *Ledger) endedGate(o *op.Op) {
 	case o.Kind == plugin.Destroy && o.State == op.Succeeded:
 		g.Removed, g.Lost = o.ID, "it was destroyed by op "+o.ID
 		g.Quarantine = nil
-	case o.Kind == plugin.Provision && o.State == op.Refused && o.Attempt > 0:
-		g.Verdict, g.VerdictWhy = identity.Stranger, []string{"op " + o.ID + " was to make it: " + o.Message}
-	case o.Kind == plugin.Provision && o.State == op.Failed:
+	case o.Kind == plugin.Provision && (o.State == op.Failed || o.State == op.Refused):
 		g.HalfMade = o.ID
 	case o.Kind == plugin.Provision && o.State == op.Succeeded:
-		g.HalfMade = ""
+		g.HalfMade, g.Verdict, g.VerdictWhy = "", "", nil
 	}
 }
 

@@ -70,7 +70,7 @@ type Guest struct {
 	// Lost says why the guest is not made although it is not here: it was.
 	Lost string `json:"lost,omitempty"`
 	// Removed is the op of ours that destroyed it; HalfMade the one that was
-	// to make it and did not succeed.
+	// to make it and did not succeed: what is there is its work at best.
 	Removed    string      `json:"removed,omitempty"`
 	HalfMade   string      `json:"half_made,omitempty"`
 	Quarantine *Quarantine `json:"quarantine,omitempty"`
