@@ -224,6 +224,10 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 	if why := e.notNow(s); why != "" {
 		return queue.Result{Again: 2 * time.Second}
 	}
+	if why := e.heldBack(s, o); why != "" {
+		e.log.Info("an op waits", "guest", o.Guest.String(), "op", o.ID, "why", why)
+		return queue.Result{Done: o.State} // taken up again by takeUp
+	}
 	a, err := e.again(s, o)
 	if err != nil {
 		return e.abandon(ctx, o.ID, err.Error())
@@ -245,6 +249,35 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 	}
 	e.queue.Look(id, "op ended")
 	return queue.Result{Done: state}
+}
+
+// heldBack says why what needs a signature is not done now although it may have
+// one, or "". What a document wants waits for the mode as well.
+func (e *Engine) heldBack(s sighting, o op.Op) string {
+	switch {
+	case !o.Gated():
+		return ""
+	case o.Asker == op.Reconciler:
+		return s.inactive
+	}
+	return e.paused(o.Guest.VMID)
+}
+
+// paused says why nothing irreversible goes on about a guest, whoever asked for
+// it, or "".
+func (e *Engine) paused(id guest.VMID) string {
+	e.mu.Lock()
+	twin := e.twin
+	e.mu.Unlock()
+	switch {
+	case twin != "":
+		return twin
+	case e.led.Paused():
+		return "the host is paused by the operator"
+	case e.led.Guest(id).Paused:
+		return "the guest is paused by the operator"
+	}
+	return ""
 }
 
 // notNow says why a call about the guest must wait, or "".

@@ -235,6 +235,7 @@ func (e *Engine) Reload(s Settings) error {
 	e.mu.Unlock()
 	e.lookAll(changed, "desired state changed")
 	e.loadCached() // what is believed again
+	e.takeUp()
 	e.Resync("reload")
 	return nil
 }
@@ -345,6 +346,8 @@ func (e *Engine) handle(ctx context.Context, id guest.VMID, it queue.Item) queue
 	switch v := it.Value.(type) {
 	case request:
 		res = e.carryOut(ctx, id, v)
+	case leaving:
+		res = e.leave(ctx, id, v)
 	case selftest:
 		res = e.runSelftest(ctx, id, v)
 	default:

@@ -58,7 +58,7 @@ func (e *Engine) removal(ctx context.Context, id guest.VMID) (res queue.Result, 
 	if v, ok := e.quarantineView(s, o); ok {
 		e.setView(v)
 	}
-	if e.opt.Journal.Err() != nil || e.led.Paused() {
+	if e.opt.Journal.Err() != nil || e.paused(id) != "" {
 		return queue.Result{Err: errWait}, true
 	}
 	if why := e.notNow(s); why != "" {

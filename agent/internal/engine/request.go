@@ -317,6 +317,7 @@ func (e *Engine) Resume(ctx context.Context, id guest.VMID, by string) error {
 		return err
 	}
 	e.release(id)
+	e.takeUp()
 	if id == 0 {
 		e.Resync("resumed")
 		return nil

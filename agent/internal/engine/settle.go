@@ -31,6 +31,15 @@ func (e *Engine) resume() {
 		case o.State.InFlight(), o.State == op.Unknown:
 			e.log.Info("found an unfinished op", "guest", o.Guest.String(), "op", o.ID, "action", o.Kind, "state", o.State, "upid", o.Handle)
 			e.queue.Look(o.Guest.VMID, "unfinished op")
+		}
+	}
+	e.takeUp()
+}
+
+// takeUp goes on with what was granted, approved or asked for and is not done.
+func (e *Engine) takeUp() {
+	for _, o := range e.led.Ops() {
+		switch {
 		case o.Kind == plugin.Destroy && (o.State == op.Granted || o.State == op.Retried):
 			e.queue.Look(o.Guest.VMID, "granted destroy")
 		case e.waitsForLane(o):

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/identity"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/agent/internal/plan"
+	"github.com/felhom/felhom-agent/agent/internal/queue"
 	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/plugin"
 )
@@ -157,35 +159,76 @@ func (e *Engine) changedSince(o op.Op, conf guest.Config) string {
 
 // leaveQuarantine ends a granted destroy and makes the guest what it was.
 func (e *Engine) leaveQuarantine(ctx context.Context, o op.Op, by string) (Applied, error) {
-	q := e.led.Guest(o.Guest.VMID).Quarantine
 	if !o.State.Ended() {
 		if err := e.step(ctx, &o, op.Abandoned, ledger.Step{Message: "undone by " + by + ": nothing is deleted"}); err != nil {
 			return Applied{}, err
 		}
 	}
 	defer e.queue.Look(o.Guest.VMID, "out of quarantine")
-	if q == nil {
+	if !e.keeps(o) {
 		return Applied{}, nil // it had not begun
 	}
-	over := *q
-	over.Over = "undone by " + by
-	if err := e.append(ctx, ledger.Record{Type: ledger.TypeQuarantine, Quarantine: &over}); err != nil {
-		return Applied{}, err
-	}
-	s, err := e.inspect(ctx, o.Guest.VMID)
+	t, err := e.queue.SubmitUrgent(o.Guest.VMID, leaving{op: o, by: by}, false)
 	if err != nil {
-		return Applied{}, fmt.Errorf("the guest is out of quarantine, its former state is not restored: %w", err)
+		return Applied{}, notRestored(o, err)
 	}
-	if s.led.Incarnation != o.Incarnation || s.who.verdict == identity.Stranger {
-		return Applied{}, fmt.Errorf("guest %s is out of quarantine, its former state is not restored: %w: another guest has its VMID", o.Guest, ErrOrder)
+	planned, err := t.Wait(ctx)
+	if err != nil {
+		return Applied{}, notRestored(o, err)
 	}
-	var ops []*op.Op
-	for _, a := range former(s, *q) {
-		u := e.newOp(s, a, by)
-		u.Undoes = o.ID
-		ops = append(ops, u)
+	ops, _ := planned.([]op.Op)
+	ops, err = e.await(ctx, ops)
+	return Applied{Ops: ops}, err
+}
+
+func notRestored(o op.Op, err error) error {
+	return fmt.Errorf("nothing is deleted, but the guest is not yet what it was before; `felhom-agent undo %s` again: %w", o.ID, err)
+}
+
+// leaving is a lane's item: a guest is to be what it was before a quarantine.
+// The steps of the quarantine are on the same lane, so none of them is still
+// under way when it is looked at.
+type leaving struct {
+	op op.Op
+	by string
+}
+
+// leave ends a quarantine in the same batch that has the ops which make the
+// guest what it was: as long as they are not on disk, undo can be said again.
+func (e *Engine) leave(ctx context.Context, id guest.VMID, l leaving) queue.Result {
+	if res, open := e.settle(ctx, id); open {
+		return queue.Result{Again: max(res.Again, 100*time.Millisecond)}
 	}
-	return e.orderNow(ctx, ops...)
+	if !e.keeps(l.op) {
+		return queue.Result{}
+	}
+	s, err := e.inspect(ctx, id)
+	switch {
+	case err != nil:
+		return queue.Result{Err: err}
+	case s.obs.Presence == plugin.Unsure, s.obs.Presence == plugin.Here && s.obs.Config == nil:
+		return queue.Result{Err: fmt.Errorf("guest %s could not be read: %s", l.op.Guest, s.obs.ConfigError)}
+	}
+	over := *s.led.Quarantine
+	over.Over = "undone by " + l.by
+	recs := []ledger.Record{{Type: ledger.TypeQuarantine, Quarantine: &over}}
+	var ops []op.Op
+	stranger := s.obs.Presence != plugin.Here || s.led.Incarnation != l.op.Incarnation || s.who.verdict == identity.Stranger
+	if !stranger {
+		for _, a := range former(s, over) {
+			u := e.newOp(s, a, l.by)
+			u.Undoes, u.State = l.op.ID, op.Planned
+			ops = append(ops, u.Journalled())
+			recs = append(recs, ledger.Record{Type: ledger.TypeOp, Op: &ops[len(ops)-1]})
+		}
+	}
+	if err := e.append(ctx, recs...); err != nil {
+		return queue.Result{Err: err}
+	}
+	if stranger {
+		return queue.Result{Err: fmt.Errorf("%w: the guest of the quarantine is not there any more", ErrOrder)}
+	}
+	return queue.Result{Done: ops}
 }
 
 // former are the actions that make a guest what it was before quarantine.

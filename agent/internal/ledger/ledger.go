@@ -188,6 +188,9 @@ func (l *Ledger) apply(r Record, at time.Time) error {
 		}
 	case TypeSeen:
 		g := l.guest(r.Seen.Guest.VMID)
+		if g.Incarnation != "" {
+			break // two looked at the same time: the first one's word counts
+		}
 		g.ID, g.Incarnation, g.FirstSeen = r.Seen.Guest, r.Seen.Incarnation, at
 		g.Evidence, g.Looked, g.Explained = r.Seen.Evidence, r.Seen.Looked, nil
 		g.Verdict, g.Continuity, g.Lost, g.Removed = "", nil, "", ""

@@ -1,0 +1,178 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/felhom/felhom-agent/agent/internal/op"
+	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/plugin"
+	"github.com/felhom/felhom-agent/pkg/plugin/plugintest"
+)
+
+// wantFormer: the guest is what it was before its quarantine.
+func (r *rig) wantFormer() {
+	r.t.Helper()
+	g, _ := r.world.Guest(105)
+	if g.Config["onboot"] != "1" || g.Config["protection"] != "" || g.Config["tags"] != "web" || g.Run != guest.Running {
+		r.t.Errorf("the guest is %s, %v", g.Run, g.Config)
+	}
+	if r.led.Guest(105).Quarantine != nil {
+		r.t.Error("the journal has it in quarantine still")
+	}
+}
+
+// TestUndoWhileTheQuarantineBegins: the shutdown that is under way ends first,
+// and is taken back too.
+func TestUndoWhileTheQuarantineBegins(t *testing.T) {
+	for _, reject := range []bool{false, true} {
+		gateBubble(t, func(r *rig, p *people) {
+			r.world.Script(func(a plugin.Action) plugintest.Behaviour {
+				if a.Kind == plugin.Shutdown {
+					return plugintest.Behaviour{Task: 30 * time.Second}
+				}
+				return plugintest.Behaviour{}
+			})
+			o := r.askDestroy()
+			if err := r.approve(p, o, alice); err != nil {
+				t.Fatal(err)
+			}
+			after(10 * time.Second)
+			if reject {
+				if err := r.eng.Reject(r.t.Context(), o.ID, "bob"); err != nil {
+					t.Error(err)
+				}
+			} else if _, err := r.eng.Undo(r.t.Context(), o.ID, "bob"); err != nil {
+				t.Error(err)
+			}
+			after(3 * time.Hour)
+			r.wantApplied("105 shutdown", "105 start")
+			r.wantFormer()
+		})
+	}
+}
+
+// TestUndoOfAGuestThatCannotBeRead changes nothing that is not known, and can
+// be said again, after a restart too.
+func TestUndoOfAGuestThatCannotBeRead(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		o := r.askDestroy()
+		if err := r.approve(p, o, alice); err != nil {
+			t.Fatal(err)
+		}
+		after(time.Minute)
+		r.world.Change(105, func(g *plugintest.Guest) { g.ConfigErr = "connection reset" })
+		if _, err := r.eng.Undo(r.t.Context(), o.ID, "bob"); err == nil {
+			t.Error("it was restored without being read")
+		}
+		if got := r.op(o.ID).State; got != op.Abandoned {
+			t.Errorf("the destroy is %s", got)
+		}
+		r.stop()
+		r.start(Enforce)
+		r.world.Change(105, func(g *plugintest.Guest) { g.ConfigErr = "" })
+		after(time.Minute)
+		if _, err := r.eng.Undo(r.t.Context(), o.ID, "bob"); err != nil {
+			t.Error(err)
+		}
+		after(3 * time.Hour)
+		r.wantApplied("105 shutdown", "105 set_config", "105 set_config", "105 start")
+		r.wantFormer()
+	})
+}
+
+// TestUndoIsTooLateOnceTheDeletionIsSent.
+func TestUndoIsTooLateOnceTheDeletionIsSent(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		r.world.Script(func(a plugin.Action) plugintest.Behaviour {
+			if a.Kind == plugin.Destroy {
+				return plugintest.Behaviour{Task: 10 * time.Minute}
+			}
+			return plugintest.Behaviour{}
+		})
+		o := r.askDestroy()
+		if err := r.approve(p, o, alice); err != nil {
+			t.Fatal(err)
+		}
+		for d := time.Duration(0); r.op(o.ID).State != op.Started && d < 3*time.Hour; d += time.Minute {
+			after(time.Minute)
+		}
+		ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+		defer cancel()
+		if _, err := r.eng.Undo(ctx, o.ID, "bob"); err == nil {
+			t.Error("undone")
+		}
+		after(time.Hour)
+		if got := r.op(o.ID).State; got != op.Succeeded {
+			t.Errorf("the destroy is %s", got)
+		}
+	})
+}
+
+// TestPauseHoldsADestroyBack: of the host, and of the guest.
+func TestPauseHoldsADestroyBack(t *testing.T) {
+	for _, id := range []guest.VMID{0, 105} {
+		gateBubble(t, func(r *rig, p *people) {
+			o := r.askDestroy()
+			if err := r.approve(p, o, alice); err != nil {
+				t.Fatal(err)
+			}
+			after(30 * time.Minute)
+			if err := r.eng.Pause(r.t.Context(), id, "bob"); err != nil {
+				t.Fatal(err)
+			}
+			after(45 * time.Minute)
+			r.wantApplied("105 shutdown", "105 set_config")
+			if err := r.eng.Resume(r.t.Context(), id, "bob"); err != nil {
+				t.Fatal(err)
+			}
+			after(10 * time.Minute)
+			r.wantApplied("105 shutdown", "105 set_config", "105 destroy")
+		})
+	}
+}
+
+// TestApprovedWhilePaused: an approval is taken and kept; what it allows waits.
+func TestApprovedWhilePaused(t *testing.T) {
+	for _, id := range []guest.VMID{0, 105} {
+		gateBubble(t, func(r *rig, p *people) {
+			o := askRollback(r)
+			if err := r.eng.Pause(r.t.Context(), id, "bob"); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.approveNoWait(p, o, alice); err != nil {
+				t.Errorf("approve: %v", err)
+			}
+			after(10 * time.Minute)
+			r.wantApplied()
+			if err := r.eng.Resume(r.t.Context(), id, "bob"); err != nil {
+				t.Fatal(err)
+			}
+			after(10 * time.Minute)
+			r.wantApplied("105 rollback")
+		})
+	}
+}
+
+// TestFirstSeenTwice: a look and an order see the guest for the first time at
+// once. It gets one incarnation, and what was bound to it stays so.
+func TestFirstSeenTwice(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		s, err := r.eng.inspect(r.t.Context(), 105)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := askRollback(r)
+		if err := r.eng.note(r.t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.approve(p, o, alice); err != nil {
+			t.Error(err)
+		}
+		r.wantApplied("105 rollback")
+	})
+}
