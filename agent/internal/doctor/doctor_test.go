@@ -36,6 +36,7 @@ type fake struct {
 	cluster   pve.Cluster
 	perms     pve.Permissions
 	resources []pve.Resource
+	bus       *bustest.Bus
 }
 
 func (f *fake) Version(context.Context) (pve.Version, error) {
@@ -71,6 +72,7 @@ func healthy(t *testing.T) (*Env, *fake) {
 	node := &fake{version: "9.2.11", cluster: pve.Cluster{Quorate: true}, perms: granted(setup.Operate)}
 	bus := bustest.New(t)
 	bus.Set("/org/freedesktop/timedate1", "org.freedesktop.timedate1", "NTPSynchronized", true)
+	node.bus = bus
 	env := &Env{
 		Config: cfg, Now: time.Now(), Node: "pve1", PVE: node, Bus: bus.Address, Proc: dir + "/proc", Root: true,
 		Agent: &Agent{
@@ -190,6 +192,12 @@ func TestChecks(t *testing.T) {
 		}},
 		{"hardening", Unknown, "", func(e *Env, _ *fake) { e.Proc = "/nonexistent" }},
 		{"clock", Unknown, "no signature is accepted", func(e *Env, _ *fake) { e.Bus = "unix:path=/nonexistent" }},
+		{"clock", Warn, "is not synchronised", unsynchronised("")},
+		{"clock", Bad, "no signature is accepted", unsynchronised("alice ssh-ed25519 AAAA")},
+		{"clock", Warn, "taken for right", func(e *Env, f *fake) {
+			unsynchronised("alice ssh-ed25519 AAAA")(e, f)
+			e.Config.Gate.AssumeClock = true
+		}},
 		{"host state", Warn, "tasks only", func(e *Env, _ *fake) { e.Agent.Power = power.State{Blind: "no bus"} }},
 		{"host state", Warn, "going down", func(e *Env, _ *fake) { e.Agent.Power = power.State{Frozen: "it is going down"} }},
 		{"pve", Warn, "no PVE connection", func(e *Env, _ *fake) { e.Config.PVE.URL = "" }},
@@ -232,6 +240,15 @@ func TestChecks(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// unsynchronised is a clock that nobody keeps, on a host with these signers.
+func unsynchronised(signers string) func(*Env, *fake) {
+	return func(e *Env, n *fake) {
+		n.bus.Set("/org/freedesktop/timedate1", "org.freedesktop.timedate1", "NTPSynchronized", false)
+		e.Config.Gate.AllowedSigners = e.Config.Agent.StateDir + "/signers"
+		_ = os.WriteFile(e.Config.Gate.AllowedSigners, []byte(signers), 0o600)
 	}
 }
 
