@@ -5,6 +5,7 @@ package doctor
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -210,9 +211,18 @@ func plugins(_ context.Context, env *Env) []Finding {
 		out = append(out, contained(env, p)...)
 	}
 	if out == nil {
-		return ok("%d run", len(env.Agent.Plugins))
+		return ok("%s", apart(env.Agent.Plugins))
 	}
 	return out
+}
+
+// apart says how each plugin is kept apart from the agent.
+func apart(ps []pluginhost.PluginStatus) string {
+	var in []string
+	for _, p := range ps {
+		in = append(in, p.Name+": "+cmp.Or(p.Isolation, "?"))
+	}
+	return fmt.Sprintf("%d run (%s)", len(ps), strings.Join(in, ", "))
 }
 
 // contained tells which protections a plugin's process really has.
