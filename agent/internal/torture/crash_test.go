@@ -253,7 +253,7 @@ func TestTortureCrash(t *testing.T) {
 				}
 			}
 			for _, c := range faults(calls, cuts) {
-				if turn++; turn%stride == 0 {
+				if turn++; turn%stride == 0 && !timeUp(t, &row, 0.3) {
 					tryCrash(t, &v, &row, j, c)
 				}
 			}

@@ -175,7 +175,7 @@ func TestTortureIrreversible(t *testing.T) {
 				if c.point != "" {
 					stride = atPoint
 				}
-				if turn++; turn%stride == 0 {
+				if turn++; turn%stride == 0 && !timeUp(t, &row, 0.45) {
 					tryCrash(t, &v, &row, j, c)
 				}
 			}

@@ -19,6 +19,8 @@ type Row struct {
 	// Points are distinct (scenario, operation, fault); Rounds are random and may repeat one another.
 	Points, Rounds       int
 	Lost, Doubled, Stuck int
+	// Cut: the time was up before all of it was tried.
+	Cut bool
 	// Skipped says why nothing could be tried, "" if it could.
 	Skipped string
 }
@@ -35,8 +37,15 @@ func (r Row) String() string {
 	if r.Rounds > 0 {
 		what, n = "rounds", r.Rounds
 	}
-	return fmt.Sprintf("torture %s %s %d lost %d doubled %d stuck %d", r.Scenario, what, n, r.Lost, r.Doubled, r.Stuck)
+	name := r.Scenario
+	if r.Cut {
+		name += cut
+	}
+	return fmt.Sprintf("torture %s %s %d lost %d doubled %d stuck %d", name, what, n, r.Lost, r.Doubled, r.Stuck)
 }
+
+// cut ends the name of a scenario of which not all was tried.
+const cut = " (time was up)"
 
 // Print writes the row to standard output, for whoever runs the test.
 func (r Row) Print() { fmt.Fprintln(os.Stdout, "\n"+r.String()) }

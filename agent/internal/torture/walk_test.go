@@ -337,14 +337,18 @@ func TestTortureWalk(t *testing.T) {
 	seed := seedOf(t)
 	fmt.Printf("torture: random walk with FELHOM_SEED=%d\n", seed)
 	var v Verdict
+	row := Row{Scenario: "core/random walk"}
 	for i := range rounds {
+		if timeUp(t, &row, 0.78) {
+			break
+		}
+		row.Rounds++
 		got := walkOnce(t, seed+uint64(i), length, broken{})
 		v.Add(fmt.Sprintf("FELHOM_SEED=%d", seed+uint64(i)), got)
 		if len(v.Texts) > 0 {
 			v.Texts = append(v.Texts, got.Texts[max(0, len(got.Texts)-1):]...)
-			rounds = i + 1
 			break
 		}
 	}
-	report(t, Row{Scenario: "core/random walk", Rounds: rounds}, v)
+	report(t, row, v)
 }
