@@ -287,11 +287,15 @@ func (b *Bed) until(ctx context.Context, ok func() bool) error {
 
 // told waits until a plugin is in a state and its last error says why.
 func (b *Bed) told(ctx context.Context, state pluginhost.State, words string) (string, error) {
-	st, err := b.await(ctx, bad, state)
-	if err == nil && !strings.Contains(st.LastError, words) {
-		err = fmt.Errorf("the operator is told %q, want %q in it", st.LastError, words)
+	var st pluginhost.PluginStatus
+	err := b.until(ctx, func() bool {
+		st = b.status(bad)
+		return st.State == state && strings.Contains(st.LastError, words)
+	})
+	if err != nil {
+		return "", fmt.Errorf("it is %s, and the operator is told %q; want %s, with %q in it: %w", st.State, st.LastError, state, words, err)
 	}
-	return st.LastError, err
+	return st.LastError, nil
 }
 
 // logged waits until the log has these words, and returns the line.

@@ -42,7 +42,7 @@ unprivileged = 1
 `
 
 const agentConfig = `[agent]
-mode = "enforce"
+mode = "MODE"
 node = "pve1"
 state_dir = "WORK/state"
 run_dir = "WORK/run"
@@ -100,7 +100,7 @@ func (b *Bed) withAgent(ctx context.Context, more, words string) (told string, e
 	if err := b.until(ctx, func() bool { _, err := run("pvesim", "pct", "list"); return err == nil }); err != nil {
 		return "", fmt.Errorf("the node: %w", err)
 	}
-	if err := configure(work, bin, more); err != nil {
+	if err := configure(work, bin, "observe", more); err != nil {
 		return "", err
 	}
 	stopAgent, err := background(ctx, work, "agent", filepath.Join(bin, "felhom-agent"), "run", "--config", work+"/agent.toml")
@@ -108,15 +108,27 @@ func (b *Bed) withAgent(ctx context.Context, more, words string) (told string, e
 		return "", err
 	}
 	defer func() { err = errors.Join(err, stopAgent()) }()
-	err = b.until(ctx, func() bool {
-		conf, _ := run("pvesim", "pct", "config", "102")
-		status, _ := run("felhom-agent", "status", "--config", work+"/agent.toml")
+	status := ""
+	err = b.until(ctx, func() bool { // every source has been heard
+		status, _ = run("felhom-agent", "status", "--config", work+"/agent.toml")
 		told = lineWith(status, words)
-		return strings.Contains(conf, "cores: 2\n") && told != ""
+		return told != ""
 	})
 	if err != nil {
-		status, _ := run("felhom-agent", "status", "--config", work+"/agent.toml")
-		return "", fmt.Errorf("the good source's guest, or %q in the status: %w; the status:\n%s", words, err, status)
+		return "", fmt.Errorf("%q is not in the status: %w; it is:\n%s", words, err, status)
+	}
+	if err := configure(work, bin, "enforce", more); err != nil {
+		return "", err
+	}
+	if out, err := run("felhom-agent", "reload", "--config", work+"/agent.toml"); err != nil {
+		return "", fmt.Errorf("reload: %w: %s", err, out)
+	}
+	err = b.until(ctx, func() bool {
+		conf, _ := run("pvesim", "pct", "config", "102")
+		return strings.Contains(conf, "cores: 2\n")
+	})
+	if err != nil {
+		return "", fmt.Errorf("the good source's guest is not as it is wanted: %w", err)
 	}
 	conf, err := run("pvesim", "pct", "config", "101")
 	if err == nil && !strings.Contains(conf, "cores: 1\n") {
@@ -156,12 +168,12 @@ func layOut(work string) error {
 	return err
 }
 
-func configure(work, bin, more string) error {
+func configure(work, bin, mode, more string) error {
 	url, err := os.ReadFile(filepath.Join(work, "pve/url"))
 	if err != nil {
 		return err
 	}
-	text := strings.NewReplacer("WORK", work, "UID", fmt.Sprint(os.Getuid()), "BIN", bin, "URL", strings.TrimSpace(string(url))).
+	text := strings.NewReplacer("MODE", mode, "WORK", work, "UID", fmt.Sprint(os.Getuid()), "BIN", bin, "URL", strings.TrimSpace(string(url))).
 		Replace(agentConfig + more)
 	return os.WriteFile(filepath.Join(work, "agent.toml"), []byte(text), 0o600)
 }

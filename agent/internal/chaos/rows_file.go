@@ -10,10 +10,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/pluginhost"
 )
@@ -151,7 +153,15 @@ func written(ctx context.Context, b *Bed) (string, error) {
 	}
 	s := b.spec(bad, "good", badKind)
 	s.Path, s.SHA256 = path, []string{sum}
-	if err := b.storm(ctx, s, func() { write("evil"); write("good") }); err != nil {
+	// Not so often that the file is always open for writing, which alone keeps it
+	// from being executed; often enough to fall between hash and exec.
+	err = b.storm(ctx, s, func() {
+		write("good")
+		time.Sleep(rand.N(60 * time.Millisecond))
+		write("evil")
+		time.Sleep(rand.N(20 * time.Millisecond))
+	})
+	if err != nil {
 		return "", err
 	}
 	if err := b.add(); err != nil { // end it: nobody can write what is being executed
