@@ -43,7 +43,7 @@ test: ## everything that must hold: vet, all tests with -race, replay, roundtrip
 	$(GO) run ./agent/internal/torture/cmd/torture -sim
 
 unit:
-	$(GOTEST) -race ./...
+	$(GOTEST) -race -timeout 25m ./...
 
 replay: ## replay what real nodes were recorded to answer against the simulator
 	$(GO) run ./pkg/pve/pvetest/cmd/replay
