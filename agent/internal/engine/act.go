@@ -38,8 +38,9 @@ func slotOf(kind plugin.ActionKind) string {
 }
 
 // run takes an op from intent to outcome: intent synced, then sent, then
-// handle synced, then outcome synced.
-func (e *Engine) run(ctx context.Context, o *op.Op) (op.State, queue.Result) {
+// handle synced, then outcome synced. last is asked when it is the op's turn,
+// which may be long after it was planned; with an error nothing is sent.
+func (e *Engine) run(ctx context.Context, o *op.Op, last ...func(context.Context) error) (op.State, queue.Result) {
 	exec, err := e.opt.Executors.Executor(o.Kind)
 	if err != nil {
 		return o.State, queue.Result{Err: fmt.Errorf("guest %s: %s: %w", o.Guest, o.Kind, err)}
@@ -56,6 +57,11 @@ func (e *Engine) run(ctx context.Context, o *op.Op) (op.State, queue.Result) {
 	defer callSlot() // releasing twice is harmless
 	if e.frozenNow(o.Kind) {
 		return op.Retried, queue.Result{Err: errWait} // planned afresh
+	}
+	for _, f := range last {
+		if err := f(ctx); err != nil {
+			return o.State, queue.Result{Err: err}
+		}
 	}
 	sent, ok := e.sending.begin()
 	if !ok {

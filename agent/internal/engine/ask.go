@@ -242,13 +242,41 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 			return e.grant(ctx, fresh, a)
 		}
 	}
-	state, res := e.run(ctx, fresh)
-	switch state {
-	case op.Intent, op.Started, op.Retried:
+	state, res := e.run(ctx, fresh, e.stillSo(id, fresh, a))
+	switch {
+	case state == op.Intent, state == op.Started, state == op.Retried, errors.Is(res.Err, errStale):
 		return queue.Result{Again: max(res.Again, 500*time.Millisecond)}
 	}
 	e.queue.Look(id, "op ended")
 	return queue.Result{Done: state}
+}
+
+// errStale: the guest is not what it was when the op was last looked at.
+var errStale = errors.New("the guest changed while the op waited for its turn")
+
+// freshFor is how old the last look at a guest may be when something that was
+// asked for is sent. The executor reads once more; that it is the same guest is
+// known only here.
+const freshFor = time.Second
+
+// stillSo looks at the guest again if the op had to wait for its turn.
+func (e *Engine) stillSo(id guest.VMID, o *op.Op, a gated) func(context.Context) error {
+	seen := time.Now()
+	return func(ctx context.Context) error {
+		if time.Since(seen) < freshFor {
+			return nil
+		}
+		s, err := e.inspect(ctx, id)
+		if err != nil {
+			return errors.Join(errStale, err)
+		}
+		now, err := e.again(s, *o)
+		if err != nil || e.notNow(s) != "" || s.led.Incarnation != o.Incarnation || now.hash(o.Incarnation) != a.hash(o.Incarnation) {
+			return errStale
+		}
+		o.Digest = now.Digest
+		return nil
+	}
 }
 
 // heldBack says why what needs a signature is not done now although it may have

@@ -289,8 +289,28 @@ func (e *Engine) delete(ctx context.Context, s sighting, o *op.Op) queue.Result 
 	fresh.Digest, fresh.Node = s.obs.Digest, e.nodeName()
 	fresh.Explains = nil // a guest that is still there after it should be as it was
 	e.logHead("about to destroy a guest", "guest", o.Guest.String(), "op", o.ID)
-	_, res := e.run(ctx, &fresh)
+	_, res := e.run(ctx, &fresh, e.stillToDelete(o, &fresh))
 	return res
+}
+
+// stillToDelete looks at the guest again if its deletion had to wait for its
+// turn.
+func (e *Engine) stillToDelete(o, fresh *op.Op) func(context.Context) error {
+	seen := time.Now()
+	return func(ctx context.Context) error {
+		if time.Since(seen) < freshFor {
+			return nil
+		}
+		now, err := e.inspect(ctx, o.Guest.VMID)
+		if err == nil {
+			err = e.stillGranted(now, o)
+		}
+		if err != nil || e.notNow(now) != "" || e.paused(o.Guest.VMID) != "" || time.Now().After(o.NotAfter) {
+			return errors.Join(errStale, err)
+		}
+		fresh.Digest = now.obs.Digest
+		return nil
+	}
 }
 
 // stillSigned holds a grant's signatures against who may sign now, as they were
