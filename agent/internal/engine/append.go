@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"sync"
 
@@ -35,6 +36,20 @@ func (m *movers) lock(ids []guest.VMID) (unlock func()) {
 			m[i].Unlock()
 		}
 	}
+}
+
+// oneAtATime lets requests under one idempotency key in one after the other:
+// the second must find what the first has journalled. Without a key there is
+// nothing to wait for.
+func (e *Engine) oneAtATime(key string) (unlock func()) {
+	if key == "" {
+		return func() {}
+	}
+	h := fnv.New32a()
+	h.Write([]byte(key))
+	m := &e.keyed[h.Sum32()%uint32(len(e.keyed))]
+	m.Lock()
+	return sync.OnceFunc(m.Unlock)
 }
 
 // append puts records on disk and folds them. A record about an op that has

@@ -115,7 +115,10 @@ func (e *Engine) Ask(ctx context.Context, q Order) (Applied, error) {
 		return Applied{}, err
 	}
 	content := fmt.Sprint("ask ", q.Guest, " ", q.Action, " ", q.Params)
+	unlock := e.oneAtATime(q.Key)
+	defer unlock()
 	if used, ok := e.led.Key(q.Key); ok && q.Key != "" {
+		unlock()
 		return e.already(ctx, used, content)
 	}
 	s, err := e.inspect(ctx, q.Guest)
@@ -140,6 +143,7 @@ func (e *Engine) Ask(ctx context.Context, q Order) (Applied, error) {
 	if err := e.takeOrder(ctx, s, o, a, q, content); err != nil {
 		return Applied{}, err
 	}
+	unlock()
 	if o.State == op.Awaiting && !e.hasPermits() {
 		return Applied{Ops: []op.Op{o.Journalled()}}, nil
 	}

@@ -129,6 +129,7 @@ type Engine struct {
 	sending *sending
 	began   time.Time // by the monotonic clock
 	movers  movers
+	keyed   movers // by idempotency key
 
 	// mu guards what follows.
 	mu       sync.Mutex

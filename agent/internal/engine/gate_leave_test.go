@@ -5,7 +5,9 @@ package engine
 
 import (
 	"context"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/op"
@@ -174,5 +176,42 @@ func TestFirstSeenTwice(t *testing.T) {
 			t.Error(err)
 		}
 		r.wantApplied("105 rollback")
+	})
+}
+
+// TestNoDeletionWithoutAJournal, nor of a guest that the HA stack took over.
+func TestNoDeletionWithoutAJournal(t *testing.T) {
+	p := newPeople(t)
+	synctest.Test(t, func(t *testing.T) {
+		clear(cache)
+		r := newRig(t)
+		gateRig(r, p)
+		if err := r.approve(p, r.askDestroy(), alice); err != nil {
+			t.Fatal(err)
+		}
+		after(30 * time.Minute)
+		if err := r.jrn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		after(3 * time.Hour)
+		r.wantApplied("105 shutdown", "105 set_config")
+		r.cancel()
+		<-r.done
+	})
+}
+
+func TestNoDeletionUnderHA(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		o := r.askDestroy()
+		if err := r.approve(p, o, alice); err != nil {
+			t.Fatal(err)
+		}
+		after(30 * time.Minute)
+		r.world.Change(105, func(g *plugintest.Guest) { g.HA = plugin.HA{Managed: true, State: "stopped"} })
+		after(3 * time.Hour)
+		r.wantApplied("105 shutdown", "105 set_config")
+		if got := r.op(o.ID); got.State != op.Refused || !strings.Contains(got.Message, "HA") {
+			t.Errorf("the destroy is %s: %s", got.State, got.Message)
+		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -189,5 +190,24 @@ func TestPartOfADestroyIsDoneAgainByTheDestroy(t *testing.T) {
 		}
 		after(3 * time.Hour)
 		r.wantApplied("105 shutdown", "105 shutdown", "105 set_config", "105 destroy")
+	})
+}
+
+// TestAskedAtOnceUnderOneKey: two requests under one key that come at the same
+// time are one order.
+func TestAskedAtOnceUnderOneKey(t *testing.T) {
+	gateBubble(t, func(r *rig, _ *people) {
+		q := Order{Guest: 105, Action: plugin.TakeSnapshot, Params: map[string]string{"name": "now"}, Key: "k", By: "hub"}
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				got, err := r.eng.Ask(r.t.Context(), q)
+				if err != nil || len(got.Ops) != 1 || got.Ops[0].State != op.Succeeded {
+					t.Errorf("%+v, %v", got, err)
+				}
+			})
+		}
+		all.Wait()
+		r.wantApplied("105 snapshot")
 	})
 }

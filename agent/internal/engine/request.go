@@ -124,7 +124,10 @@ func (e *Engine) Apply(ctx context.Context, q Asked) (Applied, error) {
 		return Applied{}, fmt.Errorf("the key has %d bytes, at most %d are allowed", len(q.Key), maxKey)
 	}
 	content := fmt.Sprint("apply", q.Guests)
+	unlock := e.oneAtATime(q.Key)
+	defer unlock()
 	if used, ok := e.led.Key(q.Key); ok && q.Key != "" {
+		unlock()
 		return e.already(ctx, used, content)
 	}
 	only := q.Guests
@@ -141,6 +144,7 @@ func (e *Engine) Apply(ctx context.Context, q Asked) (Applied, error) {
 		return Applied{}, err
 	}
 	ops, err := e.ask(ctx, ss, q, content)
+	unlock()
 	if err != nil {
 		return Applied{}, err
 	}
