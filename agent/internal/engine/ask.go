@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/desired"
+	"github.com/felhom/felhom-agent/agent/internal/gate"
 	"github.com/felhom/felhom-agent/agent/internal/identity"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
@@ -228,6 +229,9 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 	if why := e.notNow(s); why != "" {
 		return queue.Result{Again: 2 * time.Second}
 	}
+	if unreadable(s) && time.Now().Before(worthUntil(o)) {
+		return queue.Result{Again: 2 * time.Second}
+	}
 	if why := e.heldBack(s, o); why != "" {
 		e.log.Info("an op waits", "guest", o.Guest.String(), "op", o.ID, "why", why)
 		return queue.Result{Done: o.State} // taken up again by takeUp
@@ -253,6 +257,21 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 	}
 	e.queue.Look(id, "op ended")
 	return queue.Result{Done: state}
+}
+
+// unreadable: it cannot be told at the moment what is there. PVE answers so now
+// and then, which is no reason to give up what somebody asked for.
+func unreadable(s sighting) bool {
+	return s.obs.Presence == plugin.Unsure || s.obs.Presence == plugin.Here && s.obs.Config == nil
+}
+
+// worthUntil is how long an op waits for a guest that cannot be read: as long
+// as its request is good, or a while.
+func worthUntil(o op.Op) time.Time {
+	if r, err := gate.ParseRequest([]byte(o.Request)); err == nil {
+		return r.NotAfter
+	}
+	return o.Planned.Add(10 * time.Minute)
 }
 
 // errStale: the guest is not what it was when the op was last looked at.

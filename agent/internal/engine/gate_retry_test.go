@@ -179,3 +179,27 @@ func TestRetryUnderAPermit(t *testing.T) {
 		}
 	})
 }
+
+// TestApprovedOpWaitsForAReadableGuest, but not for ever.
+func TestApprovedOpWaitsForAReadableGuest(t *testing.T) {
+	for _, forGood := range []bool{false, true} {
+		gateBubble(t, func(r *rig, p *people) {
+			o := askRollback(r)
+			r.world.Change(105, func(g *plugintest.Guest) { g.ConfigErr = "connection reset" })
+			_ = r.approveNoWait(p, o, alice)
+			after(10 * time.Minute)
+			r.wantApplied()
+			if !forGood {
+				r.world.Change(105, func(g *plugintest.Guest) { g.ConfigErr = "" })
+				after(time.Minute)
+				r.wantApplied("105 rollback")
+				return
+			}
+			after(2 * time.Hour)
+			if got := r.op(o.ID); got.State != op.Abandoned || !strings.Contains(got.Message, "its config") {
+				t.Errorf("the op is %s: %s", got.State, got.Message)
+			}
+			r.wantApplied()
+		})
+	}
+}
