@@ -10,7 +10,8 @@
 // stops them at shutdown. Guarantees: a shutdown counts from login1's signal
 // on, which comes before the first stop. Without D-Bus it says so, and what is
 // left are PVE's tasks; then a boot counts until a startall has been seen to
-// end, at most [Settle] long.
+// end, at most [Settle] long. A bus that goes away while the host goes down
+// does not undo that.
 package power
 
 import (
@@ -61,8 +62,9 @@ type Watcher struct {
 	log     *slog.Logger
 	changed func(why string)
 
-	mu    sync.Mutex // guards state
+	mu    sync.Mutex // guards what follows
 	state State
+	heard time.Time // when systemd answered last
 }
 
 // New makes a watcher. changed is told of each change, in no lock.
@@ -141,6 +143,18 @@ func (w *Watcher) blind(err error) State {
 	return s
 }
 
+// lastWord is what keeps guests from being started or stopped when systemd can
+// no longer be asked: a host that was going down goes on going down, and its
+// bus may go first. After Settle without a word it is forgotten.
+func (w *Watcher) lastWord() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(w.heard) > Settle {
+		return ""
+	}
+	return w.state.Frozen
+}
+
 // wait leaves the bus alone for a while; the end of the time a boot counts is
 // a change as well.
 func (w *Watcher) wait(ctx context.Context) {
@@ -197,6 +211,9 @@ func (w *Watcher) set(s State) {
 	w.mu.Lock()
 	old := w.state
 	w.state = s
+	if s.Blind == "" {
+		w.heard = time.Now()
+	}
 	w.mu.Unlock()
 	if old == s {
 		return

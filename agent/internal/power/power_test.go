@@ -176,3 +176,22 @@ func TestBusThatEndsDuringAShutdownIsNoThaw(t *testing.T) {
 	}
 	until(t, w, changes, "back, and not going down any more", free)
 }
+
+func TestBusThatGoesFirstInAShutdown(t *testing.T) {
+	h := newHost(t)
+	w, changes := watch(t, h.Address)
+	until(t, w, changes, "up", free)
+	h.Signal(":1.7", login1.Path, login1.Interface, "PrepareForShutdown", true)
+	until(t, w, changes, "signal", frozenBy("login1"))
+	h.Stop()
+	until(t, w, changes, "no bus", func(s State) bool { return s.Blind != "" })
+	if s := w.State(); !frozenBy("login1")(s) {
+		t.Errorf("the shutdown is forgotten with the bus: %+v", s)
+	}
+	w.mu.Lock()
+	w.heard = time.Now().Add(-2 * Settle)
+	w.mu.Unlock()
+	if why := w.lastWord(); why != "" {
+		t.Errorf("it is remembered for ever: %s", why)
+	}
+}

@@ -50,9 +50,14 @@ func New(t testing.TB) *Bus {
 }
 
 func (b *Bus) close() {
+	b.Stop()
+	b.wg.Wait()
+}
+
+// Stop ends the bus: whoever is connected is hung up on, nobody gets in.
+func (b *Bus) Stop() {
 	_ = b.ln.Close()
 	b.HangUp()
-	b.wg.Wait()
 }
 
 // Set gives an object's property a value.
