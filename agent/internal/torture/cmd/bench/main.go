@@ -44,7 +44,11 @@ type bench struct {
 }
 
 var benches = []bench{
-	{"journal", benchJournal}, {"reopen", benchReopen}, {"ledger", benchLedger}, {"queue", benchQueue}, {"engine", benchEngine},
+	{"journal", benchJournal},
+	{"reopen", benchReopen},
+	{"ledger", benchLedger},
+	{"queue", benchQueue},
+	{"engine", benchEngine},
 	{"plugin", benchPlugin},
 }
 
