@@ -72,7 +72,7 @@ func (r Record) Text() string {
 	case TypeEvent:
 		return "hook " + string(r.Event.Phase)
 	case TypeDesired:
-		return fmt.Sprintf("desired state of %s accepted, %d guests, revision %.12s", r.Desired.Provider, len(r.Desired.Guests), r.Desired.Revision)
+		return desiredText(r.Desired)
 	case TypeOp:
 		return opText(r.Op)
 	case TypeStep:
@@ -140,4 +140,12 @@ func who(a *op.Approval) string {
 		return fmt.Sprintf("permit %.12s", a.Hash)
 	}
 	return strings.Join(a.Signers, ", ")
+}
+
+func desiredText(d *Desired) string {
+	text := fmt.Sprintf("desired state of %s accepted, %d guests, revision %.12s", d.Provider, len(d.Guests), d.Revision)
+	if d.Signed && d.Index != nil {
+		text += fmt.Sprintf(", signed: serial %d of %s", d.Index.Serial, d.Index.Issuer)
+	}
+	return text
 }
