@@ -406,3 +406,33 @@ func TestMaximumAgeAcrossARestart(t *testing.T) {
 		r.wantApplied("101 set_config")
 	})
 }
+
+// Of the ends that the index and the documents state, the earlier one holds.
+func TestEarlierEndHolds(t *testing.T) {
+	h := newHub(t)
+	day := func(n int) time.Time { return time.Date(2000, 1, n, 0, 0, 0, 0, time.UTC) }
+	for name, ends := range map[string]struct{ doc, index time.Time }{
+		"the index's":   {day(9), day(2)},
+		"the documents": {day(2), day(9)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := *h
+			h.t = t
+			set := h.sign(signed{doc: "not_after = " + ends.doc.Format(time.RFC3339) + "\n" + cores(4), serial: 5, end: ends.index})
+			bubble(t, func(r *rig) {
+				r.put(101, guest.Running, guest.Config{"cores": "4"})
+				r.startSigned(&h)
+				defer r.stop()
+				r.mustGive(set)
+				after(12 * time.Hour)
+				r.world.Change(101, func(g *plugintest.Guest) { g.Config["cores"] = "1" })
+				after(11 * time.Hour)
+				r.wantApplied("101 set_config")
+				after(2 * time.Hour)
+				r.world.Change(101, func(g *plugintest.Guest) { g.Config["cores"] = "1" })
+				after(12 * time.Hour)
+				r.wantApplied("101 set_config")
+			})
+		})
+	}
+}
