@@ -37,8 +37,10 @@ func newCluster(t *testing.T) (*cluster, string) {
 		api: map[string]any{
 			"/nodes": []row{{"node": "pve1"}},
 			"/cluster/resources": []row{
-				{"type": "lxc", "vmid": 101, "node": "pve1", "name": "web"}, {"type": "qemu", "vmid": 102, "node": "pve1"},
-				{"type": "lxc", "vmid": 103, "node": "pve1", "template": 1}, {"type": "lxc", "vmid": 104, "node": "pve2"},
+				{"type": "lxc", "vmid": 101, "node": "pve1", "name": "web"},
+				{"type": "qemu", "vmid": 102, "node": "pve1"},
+				{"type": "lxc", "vmid": 103, "node": "pve1", "template": 1},
+				{"type": "lxc", "vmid": 104, "node": "pve2"},
 			},
 			"/cluster/ha/resources": []row{},
 			"/storage":              []row{{"storage": "local", "type": "dir", "path": dir, "content": "iso,snippets"}},
