@@ -50,7 +50,7 @@ func TestBounds(t *testing.T) {
 	for text, want := range map[string]string{
 		many(2001, `{"name":"%d"}`):                                                     "2001 files",
 		`{"files":[{"name":"a","data":"` + big + `"}]}`:                                 "more than 1048576",
-		many(9, `{"name":"%d","data":"`+big[:950_000/3*4]+`"}`):                        "more than 8388608",
+		many(9, `{"name":"%d","data":"`+big[:950_000/3*4]+`"}`):                         "more than 8388608",
 		`{"files":[{"name":"` + strings.Repeat("a", 256) + `"}]}`:                       "not the name",
 		`{"files":[{"name":"a","signatures":["` + strings.Repeat("a", 65<<10) + `"]}]}`: "a signature",
 		`{"files":[{"name":"a","signatures":[` + strings.Repeat(`"a",`, 16) + `"a"]}]}`: "17 signatures",
@@ -75,8 +75,17 @@ func TestRevisionTellsSetsApart(t *testing.T) {
 	}
 	seen := map[string]int{}
 	for i, set := range [][]plugin.File{
-		{}, {f("a", "")}, {f("", "a")}, {f("a", "b")}, {f("ab", "")}, {f("a", "b"), f("c", "d")}, {f("a", "b", "c")}, {f("a", "b", "c", "d")},
-		{f("a", "b", "cd")}, {f("a", "b", "")}, {f("a", "b"), f("", "")},
+		{},
+		{f("a", "")},
+		{f("", "a")},
+		{f("a", "b")},
+		{f("ab", "")},
+		{f("a", "b"), f("c", "d")},
+		{f("a", "b", "c")},
+		{f("a", "b", "c", "d")},
+		{f("a", "b", "cd")},
+		{f("a", "b", "")},
+		{f("a", "b"), f("", "")},
 	} {
 		if j, ok := seen[Revision(set)]; ok {
 			t.Errorf("sets %d and %d have one revision", i, j)
