@@ -89,7 +89,7 @@ func startBed(t *testing.T, change func(*Options), specs ...Spec) *bed {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Fatal("Run does not return")
 		}
 		if left, _ := filepath.Glob(filepath.Join(b.opts.SocketDir, "*")); len(left) > 0 {
@@ -130,7 +130,7 @@ func spec(t *testing.T, name, mode string) Spec {
 // await waits until a plugin is in a state.
 func (b *bed) await(t *testing.T, name string, want State) PluginStatus {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for {
 		for _, s := range b.Status() {
 			if s.Name == name && s.State == want {
@@ -151,7 +151,7 @@ func (b *bed) do(t *testing.T, name, what string) (plugin.Outcome, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	return e.Apply(ctx, plugin.Action{
 		OpID: what, Attempt: 1, Kind: kind, Guest: guest.ID{Kind: guest.LXC, VMID: 101}, Params: map[string]string{"do": what},

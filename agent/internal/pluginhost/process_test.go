@@ -96,7 +96,7 @@ func TestProcessGetsConfigAndSecrets(t *testing.T) {
 
 func (b *bed) waitLog(t *testing.T, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(b.log.String(), want); {
+	for deadline := time.Now().Add(60 * time.Second); !strings.Contains(b.log.String(), want); {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in the log: %q", want)
 		}
@@ -319,7 +319,7 @@ func TestPluginDiesWithKilledHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // it was killed
-	for deadline := time.Now().Add(10 * time.Second); alive(pid); {
+	for deadline := time.Now().Add(60 * time.Second); alive(pid); {
 		if time.Now().After(deadline) {
 			t.Fatalf("plugin %d lives on", pid)
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/felhom/felhom-agent/pkg/plugin"
 )
@@ -157,7 +158,7 @@ func TestFileWrittenInPlaceIsNoticed(t *testing.T) {
 	}
 	copyTo(t, path, mine)
 	o := testOptions(t)
-	o.SocketDir, o.TrustedUIDs = shortDir(t), me()
+	o.SocketDir, o.TrustedUIDs, o.StartTimeout = shortDir(t), me(), time.Minute
 	l := &processLauncher{opts: o, spawn: &spawner{jobs: make(chan func())}}
 	result := make(chan error, 1)
 	go func() {
