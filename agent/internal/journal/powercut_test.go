@@ -5,11 +5,15 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 )
 
@@ -44,6 +48,7 @@ func powerCuts(t *testing.T, kind string, rounds int) {
 	var v verdict
 	for range rounds {
 		acked = append(acked, killOne(t, dir, func(p *os.Process) {
+			freeze(p)
 			if err := shutdown(mounted); err != nil {
 				t.Error(err)
 			}
@@ -55,6 +60,20 @@ func powerCuts(t *testing.T, kind string, rounds int) {
 		judgeKilled(t, &v, dir, acked)
 	}
 	v.report(t, "power cut, "+kind+", random", acked)
+}
+
+// freeze stops a process and waits until no thread of it is in a call: to an fdatasync that is under way while the file
+// system is shut down the kernel may say yes although the record is gone.
+func freeze(p *os.Process) {
+	_ = p.Signal(syscall.SIGSTOP)
+	for stopped := false; !stopped; time.Sleep(time.Millisecond) {
+		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid))
+		stopped = !slices.ContainsFunc(stats, func(name string) bool {
+			b, err := os.ReadFile(name)
+			_, state, _ := strings.Cut(string(b), ") ")
+			return err == nil && !strings.HasPrefix(state, "T") && !strings.HasPrefix(state, "Z")
+		})
+	}
 }
 
 // shutdown is FS_IOC_SHUTDOWN without flushing the file system's own log.

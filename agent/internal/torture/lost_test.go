@@ -90,7 +90,7 @@ func loseOnce(t *testing.T, j job, r reply, b broken) (v Verdict) {
 // TestTortureLostReplies loses the answer to each kind of sending in each way.
 func TestTortureLostReplies(t *testing.T) {
 	notUnderRace(t)
-	stride := size(41, 17, 1)
+	stride := size(61, 29, 1)
 	turn := 0
 	for _, j := range jobs("set_config", "start", "shutdown", "provision", "destroy") {
 		var v Verdict
