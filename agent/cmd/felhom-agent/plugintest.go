@@ -42,6 +42,7 @@ type trial struct {
 	manifest, action, guest string
 	effects, change         string
 	params, set, secrets    pairs
+	patience                int
 	json, log               bool
 }
 
@@ -70,6 +71,7 @@ func newTrial(e *env) *trial {
 	t.Var(t.set, "set", "`KEY=VALUE`: a config key that the action sets")
 	t.StringVar(&t.effects, "effects", "", "shell `COMMAND` that prints how often the op id in $1 was carried out")
 	t.StringVar(&t.change, "change", "", "shell `COMMAND` that changes what a provider reads, differently each time")
+	t.IntVar(&t.patience, "patience", 1, "give the plugin `N` times the time, on a slow or loaded machine")
 	t.BoolVar(&t.json, "json", false, "print the report as JSON")
 	t.BoolVar(&t.log, "log", false, "print what the plugin logs")
 	t.Usage = func() {
@@ -144,7 +146,7 @@ func printResult(w io.Writer, s style, r plugincheck.Result) {
 
 // options are what the command line and the manifest say.
 func (t *trial) options() (plugincheck.Options, error) {
-	o := plugincheck.Options{Effects: t.effects, Change: t.change, Secrets: map[string]pluginhost.SecretSource{}}
+	o := plugincheck.Options{Effects: t.effects, Change: t.change, Patience: t.patience, Secrets: map[string]pluginhost.SecretSource{}}
 	if t.manifest != "" {
 		s, err := pluginhost.DraftManifest(t.manifest)
 		if err != nil {

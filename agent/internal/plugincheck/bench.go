@@ -62,7 +62,7 @@ func newBench(o Options) (_ *bench, err error) {
 	b.opts.SocketDir = filepath.Join(b.dir, "s")
 	b.opts.TrustedUIDs = []uint32{0, uint32(os.Getuid())}
 	b.opts.Version = "plugin-test"
-	b.opts.StartTimeout = startTimeout
+	b.opts.StartTimeout = b.patient(startTimeout)
 	b.spec = pluginhost.Spec{
 		Name: "plugin", Args: o.Args, Env: o.Env, Config: o.Config, Secrets: o.Secrets, Kinds: o.Kinds,
 	}
@@ -147,6 +147,11 @@ func copyTo(dst, src string) (string, error) {
 	h := sha256.New()
 	_, err = io.Copy(io.MultiWriter(out, h), in)
 	return hex.EncodeToString(h.Sum(nil)), errors.Join(err, out.Close())
+}
+
+// patient is how long the plugin is given where the agent gives it d.
+func (b *bench) patient(d time.Duration) time.Duration {
+	return d * time.Duration(max(b.o.Patience, 1))
 }
 
 // launch starts a process of its own for a check that may harm it. The caller

@@ -49,6 +49,9 @@ type Options struct {
 	// needs them is skipped.
 	Effects string
 	Change  string
+	// Patience multiplies the time that the plugin is given, for machines that
+	// are slow or loaded; 0 means 1.
+	Patience int
 	// Log takes what the plugin logs; nil drops it.
 	Log io.Writer
 	// Each, if not nil, is told each result as it comes.
@@ -104,7 +107,7 @@ func skip(format string, args ...any) error {
 }
 
 // limit bounds one check.
-const limit = 2 * time.Minute
+const limit = 5 * time.Minute
 
 // Run carries out every check and returns what they found. Its error says why
 // it could not even begin.

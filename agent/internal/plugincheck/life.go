@@ -61,8 +61,8 @@ func checkDeadline(ctx context.Context, b *bench) (string, error) {
 	}()
 	select {
 	case err = <-done:
-	case <-time.After(10 * time.Second):
-		return "", errors.New("the call goes on 10 seconds after its deadline")
+	case <-time.After(b.patient(10 * time.Second)):
+		return "", fmt.Errorf("the call goes on %v after its deadline", b.patient(10*time.Second))
 	}
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, plugin.ErrNotSent) {
 		return "", fmt.Errorf("the error is not of kind deadline: %w", err)
@@ -204,8 +204,8 @@ func checkShutdown(ctx context.Context, b *bench) (string, error) {
 	select {
 	case <-p.Exited():
 		return time.Since(begin).Round(time.Millisecond).String(), p.Stop(false)
-	case <-time.After(b.opts.StopTimeout):
-		return "", errors.Join(fmt.Errorf("it runs %v later", b.opts.StopTimeout), p.Stop(false))
+	case <-time.After(b.patient(b.opts.StopTimeout)):
+		return "", errors.Join(fmt.Errorf("it runs %v later", b.patient(b.opts.StopTimeout)), p.Stop(false))
 	}
 }
 
@@ -224,8 +224,8 @@ func checkLostHost(ctx context.Context, b *bench) (string, error) {
 	select {
 	case <-p.Exited():
 		return "after " + time.Since(begin).Round(100*time.Millisecond).String(), p.Stop(false)
-	case <-time.After(lostHostPatience):
-		return "", errors.Join(fmt.Errorf("it runs %v later: the plugin of an agent that was killed would stay for ever", lostHostPatience), p.Stop(false))
+	case <-time.After(b.patient(lostHostPatience)):
+		return "", errors.Join(fmt.Errorf("it runs %v later: the plugin of an agent that was killed would stay for ever", b.patient(lostHostPatience)), p.Stop(false))
 	}
 }
 

@@ -73,7 +73,7 @@ func checkHealth(ctx context.Context, b *bench) (string, error) {
 	if err := p.Health(ctx); err != nil {
 		return "", err
 	}
-	if took := time.Since(begin); took > b.opts.HealthTimeout {
+	if took := time.Since(begin); took > b.patient(b.opts.HealthTimeout) {
 		return "", fmt.Errorf("it took %v; the agent waits %v", took, b.opts.HealthTimeout)
 	}
 	return "", nil
