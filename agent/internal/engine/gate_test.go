@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,8 +31,10 @@ const (
 // people sign with the real ssh-keygen. allowed and revoked are the files as
 // the agent reads them.
 type people struct {
-	t                testing.TB
-	dir              string
+	t   testing.TB
+	dir string
+
+	mu               *sync.Mutex // guards what follows, while an engine runs
 	allowed, revoked string
 	broken           error
 }
@@ -45,7 +48,7 @@ func newPeople(t testing.TB) *people {
 		}
 		t.Skip(err)
 	}
-	p := &people{t: t, dir: t.TempDir()}
+	p := &people{t: t, dir: t.TempDir(), mu: new(sync.Mutex)}
 	for _, who := range []string{alice, bob, "mallory"} {
 		p.generate(who, "ed25519")
 	}
@@ -93,7 +96,16 @@ func (p *people) sign(who, namespace, text string) string {
 	return p.keygen(text, "-Y", "sign", "-q", "-n", namespace, "-f", p.file(who))
 }
 
+// spoil changes who may sign while the engine may read it.
+func (p *people) spoil(f func(p *people)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f(p)
+}
+
 func (p *people) keys() (*gate.Signers, *gate.Revoked, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.broken != nil {
 		return nil, nil, p.broken
 	}
@@ -391,7 +403,7 @@ func TestSignerRevokedDuringQuarantine(t *testing.T) {
 					t.Fatal(err)
 				}
 				after(time.Minute)
-				spoil(p)
+				p.spoil(spoil)
 				after(5 * time.Hour)
 				r.wantApplied("105 shutdown", "105 set_config")
 				if got := r.op(o.ID).State; got != op.Refused && got != op.Abandoned {
