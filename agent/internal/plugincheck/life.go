@@ -229,21 +229,41 @@ func checkLostHost(ctx context.Context, b *bench) (string, error) {
 	}
 }
 
-func checkLeft(_ context.Context, b *bench) (string, error) {
+// checkLeft ends a process of the plugin and looks before the host's own sweep
+// does, which would end what is left.
+func checkLeft(ctx context.Context, b *bench) (string, error) {
 	if b.shared != nil {
 		if err := b.shared.Stop(true); err != nil {
 			return "", err
 		}
 		b.shared = nil
 	}
-	var left []string
-	for _, pid := range b.left() {
-		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // it may end meanwhile
-		left = append(left, fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " "))))
+	p, err := b.launch(ctx)
+	if err != nil {
+		return "", err
+	}
+	_ = call(ctx, p, "/plugin.GRPCController/Shutdown", nil) // the check "shutdown" judges it
+	select {
+	case <-p.Exited():
+	case <-time.After(b.patient(b.opts.StopTimeout)):
+		return "", errors.Join(skip("it does not end by itself"), p.Stop(false))
+	}
+	left := b.leftProcesses()
+	if err := p.Stop(false); err != nil {
+		return "", err
 	}
 	dirs, err := filepath.Glob(filepath.Join(b.opts.SocketDir, "*"))
 	if left = append(left, dirs...); len(left) > 0 {
 		err = fmt.Errorf("left: %s", strings.Join(left, ", "))
 	}
 	return "", err
+}
+
+func (b *bench) leftProcesses() []string {
+	var out []string
+	for _, pid := range b.left() {
+		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // it may end meanwhile
+		out = append(out, fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " "))))
+	}
+	return out
 }
