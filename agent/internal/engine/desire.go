@@ -184,7 +184,36 @@ func (e *Engine) accept(set *revision, cached bool) error {
 	for _, id := range changed {
 		e.queue.Look(id, "desired state changed")
 	}
+	e.spoken()
 	return nil
+}
+
+// firstWord is how long after the start nothing is changed while one of several
+// providers has not spoken: what one wants, another may claim too.
+const firstWord = 10 * time.Second
+
+// silentLocked names a provider that has not spoken since the start, while that
+// still counts.
+func (e *Engine) silentLocked() string {
+	if len(e.set.Required) < 2 || time.Since(e.began) >= firstWord {
+		return ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.set.Required)) {
+		if p := e.provider[name]; e.sets[name] == nil && (p == nil || p.Err == "") {
+			return name
+		}
+	}
+	return ""
+}
+
+// spoken has everything looked at again that waited for a provider's first word.
+func (e *Engine) spoken() {
+	e.mu.Lock()
+	early := len(e.set.Required) > 1 && time.Since(e.began) < firstWord
+	e.mu.Unlock()
+	if early {
+		e.Resync("a provider has spoken")
+	}
 }
 
 func short(rev string) string {

@@ -191,6 +191,9 @@ func New(opt Options) (*Engine, error) {
 // for the lanes. A task that PVE works on goes on and is found again by its
 // handle at the next start.
 func (e *Engine) Run(ctx context.Context) error {
+	e.mu.Lock()
+	several := len(e.set.Required) > 1
+	e.mu.Unlock()
 	e.loadCached()
 	e.resume()
 	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -198,6 +201,16 @@ func (e *Engine) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.queue.Run(work) })
 	g.Go(func() error { return e.resyncLoop(gctx) })
+	if several {
+		g.Go(func() error {
+			select {
+			case <-time.After(firstWord):
+				e.Resync("each provider had its time to speak")
+			case <-gctx.Done():
+			}
+			return nil
+		})
+	}
 	g.Go(func() error {
 		<-gctx.Done()
 		left, cancel := context.WithTimeout(work, e.opt.Drain)

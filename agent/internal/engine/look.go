@@ -244,7 +244,7 @@ func (e *Engine) note(ctx context.Context, s sighting) error {
 // inactive says why nothing is carried out for a guest, or "".
 func (e *Engine) inactive(want *desired.Guest) string {
 	e.mu.Lock()
-	mode, expired, twin := e.set.Mode, e.expiredLocked(want), e.twin
+	mode, expired, twin, silent := e.set.Mode, e.expiredLocked(want), e.twin, e.silentLocked()
 	e.mu.Unlock()
 	switch {
 	case twin != "":
@@ -253,6 +253,8 @@ func (e *Engine) inactive(want *desired.Guest) string {
 		return expired
 	case mode != Enforce:
 		return "the host is in mode observe"
+	case silent != "":
+		return "provider " + silent + " has not spoken yet, and may claim the guest too"
 	case want.Mode == desired.Observe:
 		return "its document says mode = \"observe\""
 	case e.led.Paused():
