@@ -205,8 +205,10 @@ func forgedPolicies() []forgery {
 		}, func(f *forging) {
 			f.sigs[1] = ledger.Signature{Principal: alice, Armored: f.p.sign("alice2", gate.ApprovalNamespace, f.text)}
 		}, "same-person"},
-		{"the asker signs under four eyes", func(f *forging) { f.rule.FourEyes, f.as, f.good = true, alice, []string{bob} },
-			func(f *forging) { f.sigs = f.signed(f.text, alice) }, "asker"},
+		{
+			"the asker signs under four eyes", func(f *forging) { f.rule.FourEyes, f.as, f.good = true, alice, []string{bob} },
+			func(f *forging) { f.sigs = f.signed(f.text, alice) }, "asker",
+		},
 		{"no security key", hardware(false), func(f *forging) { f.sigs = f.signed(f.text, alice) }, "no-security-key"},
 		{"a security key that was not touched", hardware(false), flags(0), "no-touch"},
 		{"a PIN without a touch", hardware(true), flags(gatetest.PIN), "no-touch"},

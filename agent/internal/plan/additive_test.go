@@ -31,19 +31,27 @@ func TestAdditive(t *testing.T) {
 		sketch []string
 	}{
 		{
-			"a disk grows", Input{AllowAdditive: true}, grow, small,
+			"a disk grows",
+			Input{AllowAdditive: true},
+			grow, small,
 			[]string{"grow_disk: rootfs size 8G -> 16G"},
 		},
 		{
-			"not one whose size is not known", Input{AllowAdditive: true}, grow, here(101, guest.Running, guest.Config{}),
+			"not one whose size is not known",
+			Input{AllowAdditive: true},
+			grow, here(101, guest.Running, guest.Config{}),
 			[]string{"withheld rootfs: rootfs grow to 16G | the volume is not there or its size is not known"},
 		},
 		{
-			"not on a guest that changed", Input{AllowAdditive: true, Guests: map[guest.VMID]Policy{101: {Changed: "its identity changed"}}}, grow, small,
+			"not on a guest that changed",
+			Input{AllowAdditive: true, Guests: map[guest.VMID]Policy{101: {Changed: "its identity changed"}}},
+			grow, small,
 			[]string{"withheld rootfs: rootfs size 8G -> 16G | its identity changed"},
 		},
 		{
-			"one set_config per class", Input{AllowAdditive: true, PVE: 8}, mixed, rich,
+			"one set_config per class",
+			Input{AllowAdditive: true, PVE: 8},
+			mixed, rich,
 			[]string{
 				"set_config: cores 2 -> 4", "set_config: mp1 (absent) -> local:8,mp=/data",
 				"gated set_config: mp0 local:101/vm-101-disk-1.raw,mp=/old,size=1G -> (absent)",
@@ -51,7 +59,9 @@ func TestAdditive(t *testing.T) {
 			},
 		},
 		{
-			"what is benign goes on, on a guest that changed", Input{AllowAdditive: true, PVE: 8, Guests: map[guest.VMID]Policy{101: {Changed: "changed"}}}, mixed, rich,
+			"what is benign goes on, on a guest that changed",
+			Input{AllowAdditive: true, PVE: 8, Guests: map[guest.VMID]Policy{101: {Changed: "changed"}}},
+			mixed, rich,
 			[]string{
 				"set_config: cores 2 -> 4",
 				"withheld mp0: mp0 local:101/vm-101-disk-1.raw,mp=/old,size=1G -> (absent) | changed",
@@ -92,15 +102,18 @@ func TestProvision(t *testing.T) {
 		{"made by a clone", clone, Input{AllowAdditive: true}, []string{"provision: make it from clone 900"}},
 		{"not without the policy", clone, Input{}, []string{"withheld guest: absent | " + whyAdditive}},
 		{
-			"not one that was known", clone, Input{AllowAdditive: true, Guests: map[guest.VMID]Policy{101: {Lost: "it was here and is gone"}}},
+			"not one that was known", clone,
+			Input{AllowAdditive: true, Guests: map[guest.VMID]Policy{101: {Lost: "it was here and is gone"}}},
 			[]string{"withheld guest: lost | it was here and is gone; it is not made again by itself: `felhom-agent forget 101` lets its document make it"},
 		},
 		{
-			"not while the host goes down", clone, Input{AllowAdditive: true, Frozen: "a stopall is running"},
+			"not while the host goes down", clone,
+			Input{AllowAdditive: true, Frozen: "a stopall is running"},
 			[]string{"withheld guest: to be made | waiting: a stopall is running"},
 		},
 		{
-			"not with what PVE would be hurt by", template(func(g *desired.Guest) { g.Config["lock"] = "backup" }), Input{AllowAdditive: true},
+			"not with what PVE would be hurt by", template(func(g *desired.Guest) { g.Config["lock"] = "backup" }),
+			Input{AllowAdditive: true},
 			[]string{"withheld guest: absent | lock: lock is never written: a lock is PVE's own; through the API nobody could take it off a container again"},
 		},
 	}
