@@ -254,6 +254,8 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 	switch {
 	case state == op.Intent, state == op.Started, state == op.Retried, errors.Is(res.Err, errStale):
 		return queue.Result{Again: max(res.Again, 500*time.Millisecond)}
+	case state == op.Planned, state == op.Awaiting:
+		return e.notBegun(ctx, o.ID, res.Err)
 	}
 	e.queue.Look(id, "op ended")
 	return queue.Result{Done: state}

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -214,4 +215,21 @@ func TestNoDeletionUnderHA(t *testing.T) {
 			t.Errorf("the destroy is %s: %s", got.State, got.Message)
 		}
 	})
+}
+
+// TestNobodyToCarryItOut: an order that no plugin serves ends with that word.
+func TestNobodyToCarryItOut(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		r.eng.opt.Executors = noExecutor{}
+		o := r.ask(plugin.TakeSnapshot, map[string]string{"name": "one"})
+		if got := r.op(o.ID); got.State != op.Abandoned || !strings.Contains(got.Message, "no plugin serves") {
+			t.Errorf("the op is %s: %s", got.State, got.Message)
+		}
+	})
+}
+
+type noExecutor struct{}
+
+func (noExecutor) Executor(k plugin.ActionKind) (plugin.Executor, error) {
+	return nil, fmt.Errorf("%w: no plugin serves action %q", plugin.ErrUnsupported, k)
 }

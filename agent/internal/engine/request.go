@@ -20,6 +20,7 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/plan"
 	"github.com/felhom/felhom-agent/agent/internal/queue"
 	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/plugin"
 )
 
 // request is an op that somebody asked for: it has its place on the lane.
@@ -272,9 +273,20 @@ func (e *Engine) carryOut(ctx context.Context, id guest.VMID, r request) queue.R
 	switch state {
 	case op.Intent, op.Started, op.Retried:
 		return queue.Result{Again: max(res.Again, 500*time.Millisecond)}
+	case op.Planned, op.Awaiting:
+		return e.notBegun(ctx, o.ID, res.Err)
 	}
 	e.queue.Look(id, "op ended")
 	return queue.Result{Done: state}
+}
+
+// notBegun is for an op that somebody asked for and that could not even be
+// written down: it waits, unless nobody could ever carry it out.
+func (e *Engine) notBegun(ctx context.Context, id string, why error) queue.Result {
+	if errors.Is(why, plugin.ErrUnsupported) {
+		return e.abandon(ctx, id, why.Error())
+	}
+	return queue.Result{Again: 2 * time.Second, Idle: true}
 }
 
 // stillPlanned finds the op's action in the present plan, or says why it is
