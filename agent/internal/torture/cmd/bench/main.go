@@ -50,25 +50,30 @@ var benches = []bench{
 	{"queue", benchQueue},
 	{"engine", benchEngine},
 	{"plugin", benchPlugin},
+	{"hook", benchHook},
 }
 
 func main() {
 	dir := flag.String("dir", "build", "`directory` to measure in and to write bench.json to")
+	only := flag.String("only", "", "measure this `group` alone: journal, reopen, ledger, queue, engine, plugin or hook")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *dir, os.Stdout); err != nil {
+	if err := run(ctx, *dir, *only, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, dir string, out io.Writer) error {
+func run(ctx context.Context, dir, only string, out io.Writer) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	var all []figure
 	for _, b := range benches {
+		if only != "" && b.name != only {
+			continue
+		}
 		figs, err := inTemp(dir, func(tmp string) ([]figure, error) { return b.run(ctx, tmp) })
 		if err != nil {
 			return fmt.Errorf("%s: %w", b.name, err)
