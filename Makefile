@@ -19,7 +19,7 @@ plugins/nats_pkg := ./plugins/nats
 refhub_pkg       := ./plugins/hub/cmd/refhub
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit replay property mutants roundtrip torture chaos demo lint fuzz bench microbench proto programs man deb package-test clean $(BINS)
+.PHONY: help build test unit fleet replay property mutants roundtrip torture chaos demo lint fuzz bench microbench proto programs man deb package-test clean $(BINS)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,11 @@ torture: build ## break everything that can break, judge what is left (30 minute
 chaos: build ## plugins that misbehave in every way, against the real host (root; within ten minutes)
 	$(GO) build -o $(BUILD)/chaos ./agent/internal/chaos/cmd/chaos
 	$(BUILD)/chaos -bin $(BUILD)
+
+fleet: ## 200 agents and one nats-server on this machine, figures for spread and memory (NODES=n)
+	@mkdir -p $(BUILD)
+	@$(GO) test -count=1 -v -run TestFleet ./agent/internal/fleet -nodes $(or $(NODES),200) >$(BUILD)/fleet.log 2>&1 || { cat $(BUILD)/fleet.log; exit 1; }
+	@grep -o 'fleet: .*' $(BUILD)/fleet.log
 
 lint: ## gofumpt and golangci-lint
 	@test -z "$$($(TOOL) gofumpt -l agent pkg plugins hookscript)" || { $(TOOL) gofumpt -l agent pkg plugins hookscript; exit 1; }
