@@ -79,20 +79,21 @@ func applied(e *env, ops []op.Op, quiet bool) int {
 }
 
 func cmdPause(ctx context.Context, e *env, args []string) (int, error) {
-	return post(ctx, e, args, "pause", "change nothing about the named guests, or about any guest when none is\nnamed, until resume. Looking and planning go on.")
+	return post(ctx, e, args, 0, "pause", "change nothing about the named guests, or about any guest when none is\nnamed, until resume. Looking and planning go on.")
 }
 
 func cmdResume(ctx context.Context, e *env, args []string) (int, error) {
-	return post(ctx, e, args, "resume", "end a pause, the hold after a manual change, and a tripped breaker of the named\nguests, or the host's pause and breaker when none is named.")
+	return post(ctx, e, args, 0, "resume", "end a pause, the hold after a manual change, and a tripped breaker of the named\nguests, or the host's pause and breaker when none is named.")
 }
 
 func cmdReload(ctx context.Context, e *env, args []string) (int, error) {
-	return post(ctx, e, args, "reload", "read the configuration again. A configuration with an error changes nothing.")
+	return post(ctx, e, args, 0, "reload", "read the configuration again. A configuration with an error changes nothing.")
 }
 
-func post(ctx context.Context, e *env, args []string, name, about string) (int, error) {
+// post is a command on guests, at least so many of them.
+func post(ctx context.Context, e *env, args []string, least int, name, about string) (int, error) {
 	f := newFlags(e, name, about)
-	ids, c, err := f.openGuests(args, 0, -1)
+	ids, c, err := f.openGuests(args, least, -1)
 	if err != nil {
 		return exitError, err
 	}

@@ -75,6 +75,16 @@ func (f *flags) open(args []string) (*control.Client, error) {
 	return f.client()
 }
 
+// openOne is open for a command that takes one name.
+func (f *flags) openOne(args []string) (string, *control.Client, error) {
+	rest, err := f.parse(args, 1, 1)
+	if err != nil {
+		return "", nil, err
+	}
+	c, err := f.client()
+	return rest[0], c, err
+}
+
 // openGuests is open for a command that takes guests.
 func (f *flags) openGuests(args []string, least, most int) ([]guest.VMID, *control.Client, error) {
 	rest, err := f.parse(args, least, most)

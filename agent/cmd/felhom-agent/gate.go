@@ -90,30 +90,22 @@ func askedFor(e *env, ops []op.Op) int {
 
 func cmdReject(ctx context.Context, e *env, args []string) (int, error) {
 	f := newFlags(e, "reject", "end an op that waits for a signature, or whose guest is in quarantine.")
-	rest, err := f.parse(args, 1, 1)
-	if err != nil {
-		return exitError, err
-	}
-	c, err := f.client()
+	name, c, err := f.openOne(args)
 	if err != nil {
 		return exitError, err
 	}
 	var ok map[string]bool
-	return exitOK, c.Post(ctx, "/v1/ops/"+rest[0]+"/reject", struct{}{}, &ok)
+	return exitOK, c.Post(ctx, "/v1/ops/"+name+"/reject", struct{}{}, &ok)
 }
 
 func cmdUndo(ctx context.Context, e *env, args []string) (int, error) {
 	f := newFlags(e, "undo", "take an op back: a guest out of quarantine, as it was before; or what a benign op\nchanged, if nothing changed it since. What a document wants is then done again.").withJSON()
-	rest, err := f.parse(args, 1, 1)
-	if err != nil {
-		return exitError, err
-	}
-	c, err := f.client()
+	name, c, err := f.openOne(args)
 	if err != nil {
 		return exitError, err
 	}
 	var done engine.Applied
-	if err := c.Post(ctx, "/v1/ops/"+rest[0]+"/undo", struct{}{}, &done); err != nil {
+	if err := c.Post(ctx, "/v1/ops/"+name+"/undo", struct{}{}, &done); err != nil {
 		return exitError, err
 	}
 	if f.json {
@@ -123,22 +115,11 @@ func cmdUndo(ctx context.Context, e *env, args []string) (int, error) {
 }
 
 func cmdAccept(ctx context.Context, e *env, args []string) (int, error) {
-	return postGuests(ctx, e, args, "accept", "take a guest as it is now for the one that is meant, after its identity changed\nor another guest got its VMID.")
+	return post(ctx, e, args, 1, "accept", "take a guest as it is now for the one that is meant, after its identity changed\nor another guest got its VMID.")
 }
 
 func cmdForget(ctx context.Context, e *env, args []string) (int, error) {
-	return postGuests(ctx, e, args, "forget", "wipe what is known of a guest that is gone, so that its document may make it\nanew.")
-}
-
-// postGuests is post for a command that needs guests named.
-func postGuests(ctx context.Context, e *env, args []string, name, about string) (int, error) {
-	f := newFlags(e, name, about)
-	ids, c, err := f.openGuests(args, 1, -1)
-	if err != nil {
-		return exitError, err
-	}
-	var ok map[string]bool
-	return exitOK, c.Post(ctx, "/v1/"+name, control.Guests{Guests: ids}, &ok)
+	return post(ctx, e, args, 1, "forget", "wipe what is known of a guest that is gone, so that its document may make it\nanew.")
 }
 
 func cmdApprove(ctx context.Context, e *env, args []string) (int, error) {
@@ -153,16 +134,12 @@ Where more than one signature is needed, give --sign-with or --signature more th
 	var in signing
 	in.flags(f)
 	show := f.Bool("print", false, "print the text to be signed, byte for byte, and nothing else")
-	rest, err := f.parse(args, 1, 1)
-	if err != nil {
-		return exitError, err
-	}
-	c, err := f.client()
+	name, c, err := f.openOne(args)
 	if err != nil {
 		return exitError, err
 	}
 	var o op.Op
-	if err := c.Get(ctx, "/v1/ops/"+rest[0], &o); err != nil {
+	if err := c.Get(ctx, "/v1/ops/"+name, &o); err != nil {
 		return exitError, err
 	}
 	if o.State != op.Awaiting {
@@ -260,14 +237,10 @@ func indented(text string) string {
 
 func permitWithdraw(ctx context.Context, e *env, args []string) (int, error) {
 	f := newFlags(e, "permit withdraw", "end a standing permit, by its id or hash.")
-	rest, err := f.parse(args, 1, 1)
-	if err != nil {
-		return exitError, err
-	}
-	c, err := f.client()
+	name, c, err := f.openOne(args)
 	if err != nil {
 		return exitError, err
 	}
 	var ok map[string]bool
-	return exitOK, c.Post(ctx, "/v1/permits/"+rest[0]+"/withdraw", struct{}{}, &ok)
+	return exitOK, c.Post(ctx, "/v1/permits/"+name+"/withdraw", struct{}{}, &ok)
 }
