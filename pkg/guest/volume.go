@@ -101,12 +101,6 @@ func volumeProps(kind Kind, key string) (p Props, ok bool) {
 	return p, ok
 }
 
-// IsVolumeKey reports whether a config key holds a volume of the guest.
-func IsVolumeKey(kind Kind, key string) bool {
-	_, ok := volumeProps(kind, key)
-	return ok
-}
-
 // DiskSize reads the size in bytes that a volume's property string tells:
 // "size=8G" of a volume that exists, or the GiB of an order for a new one. ok
 // is false for a key that holds no volume and for a volume without a size.
