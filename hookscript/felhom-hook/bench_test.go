@@ -50,9 +50,7 @@ func benchSnippet(b *testing.B, command []string) string {
 	text := strings.Replace(string(script), packaged, "helper="+helper+"\n", 1)
 	text = strings.Replace(text, `"$helper" "$1" "$2"`, strings.Join(command, " "), 1)
 	path := filepath.Join(b.TempDir(), "felhom-hook")
-	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-		b.Fatal(err)
-	}
+	write(b, path, []byte(text), 0o755)
 	return path
 }
 

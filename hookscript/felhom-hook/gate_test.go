@@ -87,7 +87,7 @@ func TestClosedWithoutSpool(t *testing.T) {
 
 func TestSnippetPassesTheRealVetoOn(t *testing.T) {
 	t.Parallel()
-	wrapper := script(t, "exec "+helper+" -socket "+vetoing(t)+" -spool "+t.TempDir()+` "$@"`)
+	wrapper := script(t, "exec "+helper+" -budget 10000 -socket "+vetoing(t)+" -spool "+t.TempDir()+` "$@"`)
 	path := snippet(t, wrapper)
 	former(t, path, "101", "#!/bin/sh\necho ran\n")
 	if got := run(t, nil, path, "101", "pre-start"); got.status != hook.ExitVeto || got.out != "" {

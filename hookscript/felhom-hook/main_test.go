@@ -71,6 +71,9 @@ func run(t *testing.T, env []string, name string, args ...string) result {
 	if errors.Is(err, exec.ErrWaitDelay) || ctx.Err() != nil {
 		t.Errorf("%s %v holds its caller: %v", name, args, err)
 	}
+	if cmd.ProcessState == nil {
+		t.Errorf("%s %v was not started: %v", name, args, err)
+	}
 	return result{status(cmd.ProcessState), out.String(), errs.String()}
 }
 
@@ -258,7 +261,7 @@ func TestClosedDescriptors(t *testing.T) {
 			if up {
 				socket = in.socket
 			}
-			got := run(t, nil, "/bin/sh", "-c", `"$0" -socket "$1" -spool "$2" 101 pre-start `+redirect, helper, socket, spool)
+			got := run(t, nil, "/bin/sh", "-c", `"$0" -socket "$1" -spool "$2" -budget 10000 101 pre-start `+redirect, helper, socket, spool)
 			if got.status != 0 || got.out != "" {
 				t.Errorf("%s: %+v", name, got)
 			}

@@ -19,6 +19,19 @@ import (
 
 const packaged = "helper=/usr/libexec/felhom-agent/felhom-hook\n"
 
+// write writes a file that will be run. A child that another test starts
+// meanwhile holds a copy of the open file until it runs its own program, and
+// a file that is open for writing is not run ("text file busy"): so none is
+// started meanwhile.
+func write(tb testing.TB, path string, content []byte, mode os.FileMode) {
+	tb.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, content, mode); err != nil {
+		tb.Fatal(err)
+	}
+}
+
 // snippet installs the snippet as on a snippets storage, with another helper.
 func snippet(t *testing.T, helper string) (path string) {
 	t.Helper()
@@ -31,9 +44,7 @@ func snippet(t *testing.T, helper string) (path string) {
 		t.Fatalf("the snippet does not say %q", packaged)
 	}
 	path = filepath.Join(t.TempDir(), "felhom-hook")
-	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	write(t, path, []byte(text), 0o755)
 	return path
 }
 
@@ -45,18 +56,14 @@ func former(t *testing.T, snippet, vmid, script string) (path string) {
 		t.Fatal(err)
 	}
 	path = filepath.Join(dir, vmid)
-	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	write(t, path, []byte(script), 0o755)
 	return path
 }
 
 func file(t *testing.T, content []byte, mode os.FileMode) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "helper")
-	if err := os.WriteFile(path, content, mode); err != nil {
-		t.Fatal(err)
-	}
+	write(t, path, content, mode)
 	return path
 }
 
