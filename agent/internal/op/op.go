@@ -50,7 +50,9 @@ var moves = map[State][]State{
 	Awaiting: {Awaiting, Granted, Intent, Refused, Abandoned},
 	Granted:  {Intent, Refused, Abandoned},
 	Intent:   {Started, Succeeded, Failed, Refused, Unknown, Retried, Abandoned},
-	Started:  {Succeeded, Failed, Refused, Unknown, Retried},
+	// Abandoned: its task ended before it did anything, as on a guest that was
+	// locked meanwhile.
+	Started: {Succeeded, Failed, Refused, Unknown, Retried, Abandoned},
 	Unknown:  {Succeeded, Failed, Abandoned},
 	Retried:  {Intent, Refused, Abandoned},
 }

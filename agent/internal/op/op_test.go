@@ -18,6 +18,7 @@ func TestMoves(t *testing.T) {
 		{Intent, Started}: true, {Intent, Succeeded}: true, {Intent, Failed}: true, {Intent, Refused}: true,
 		{Intent, Unknown}: true, {Intent, Retried}: true, {Intent, Abandoned}: true,
 		{Started, Succeeded}: true, {Started, Failed}: true, {Started, Refused}: true, {Started, Unknown}: true, {Started, Retried}: true,
+		{Started, Abandoned}: true,
 		{Unknown, Succeeded}: true, {Unknown, Failed}: true, {Unknown, Abandoned}: true,
 		{Retried, Intent}: true, {Retried, Refused}: true, {Retried, Abandoned}: true,
 	}
