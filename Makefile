@@ -49,7 +49,7 @@ replay: ## replay what real nodes were recorded to answer against the simulator
 	$(GO) run ./pkg/pve/pvetest/cmd/replay
 
 mutants: ## ten behaviours of the simulator changed, one at a time: replay or hook tables notice
-	$(GO) test -count=1 -run 'TestRenamed|Notice' ./pkg/pve/pvetest ./pkg/pve/pvetest/replay
+	$(GO) test -count=1 -run 'TestRenamed|Notice' ./pkg/pve/pvetest/hooktable ./pkg/pve/pvetest/replay
 
 property: ## random nodes and documents: plan after apply is empty, nothing else is touched
 	$(GO) test -count=1 -run TestPlanAfterApplyIsEmpty ./agent/internal/engine

@@ -5,7 +5,8 @@
 // the HTTP API with tokens and privileges, guests whose config is read back
 // as PVE would print it, the guest's config lock, tasks with UPIDs,
 // hookscripts that are really executed, and faults on demand. What real nodes
-// were recorded to answer (package replay) decides how it behaves.
+// were recorded to answer (package replay), and which hooks they were recorded
+// to run (package hooktable), decides how it behaves.
 //
 // A [Sim] is an [http.Handler]. In a test it is used through [Sim.Client],
 // which speaks over in-memory pipes and so works inside a testing/synctest

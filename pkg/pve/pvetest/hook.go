@@ -26,8 +26,10 @@ type HookCall struct {
 	Phase string // pre-start, post-start, pre-stop or post-stop
 	Path  string // of the script
 	UPID  string // of the task it runs in; empty for a container's post-stop
-	Out   io.Writer
-	Err   io.Writer
+	// Locked: the guest's config lock was held as it began.
+	Locked bool
+	Out    io.Writer
+	Err    io.Writer
 }
 
 // hook runs a guest's hookscript for a phase; nil when it has none. out gets
@@ -43,7 +45,10 @@ func (s *Sim) hook(ctx context.Context, g *guestState, phase, upid string, out i
 	if err != nil {
 		return fmt.Errorf("hookscript error for %d on %s: %w", g.vmid, phase, err)
 	}
-	h := HookCall{Ctx: ctx, Kind: g.kind, VMID: g.vmid, Phase: phase, Path: path, UPID: upid, Out: out, Err: out}
+	h := HookCall{
+		Ctx: ctx, Kind: g.kind, VMID: g.vmid, Phase: phase, Path: path, UPID: upid, Out: out, Err: out,
+		Locked: len(s.flockOf(lockFile(g.kind, g.vmid)).slot) > 0,
+	}
 	run := s.opt.RunHook
 	if run == nil {
 		run = s.execHook

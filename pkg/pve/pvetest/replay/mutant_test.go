@@ -10,7 +10,7 @@ import (
 	"github.com/felhom/felhom-agent/pkg/pve/pvetest/internal/mutant"
 )
 
-// hookMutants are noticed by the hook tables of package pvetest; a replay
+// hookMutants are noticed by the tables of package hooktable; a replay
 // runs no hooks and meets no lock.
 var hookMutants = map[mutant.Name]bool{mutant.HookOrder: true, mutant.LockWait: true}
 
