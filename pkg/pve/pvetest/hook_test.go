@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/felhom/felhom-agent/pkg/guest"
@@ -19,9 +20,7 @@ func hookNode(t *testing.T, script string) *Sim {
 	if err := os.MkdirAll(filepath.Join(dir, "snippets"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "snippets", "h"), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, filepath.Join(dir, "snippets", "h"), "#!/bin/sh\n"+script+"\n")
 	sim, err := New(Options{
 		Speed: 100, HookEnv: []string{"WHERE=" + dir}, Guests: []GuestSpec{ct(101, false)},
 		Storages: []Storage{{ID: "local", Path: dir}},
@@ -31,6 +30,18 @@ func hookNode(t *testing.T, script string) *Sim {
 	}
 	t.Cleanup(sim.Close)
 	return sim
+}
+
+// writeProgram writes what is executed soon. A process that another test starts
+// meanwhile would take the open file along until it has become its own program,
+// and for so long the kernel refuses to execute it (ETXTBSY).
+func writeProgram(t *testing.T, path, text string) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestHookscriptIsExecuted(t *testing.T) {
