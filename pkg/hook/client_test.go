@@ -198,6 +198,7 @@ func TestPostKeepsToItsBudget(t *testing.T) {
 // A stopped agent accepts nothing: first connections wait in the backlog, and
 // when that is full the connect itself waits.
 func TestPostToStoppedAgent(t *testing.T) {
+	t.Parallel()
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -210,10 +211,16 @@ func TestPostToStoppedAgent(t *testing.T) {
 	if err := syscall.Listen(fd, 0); err != nil {
 		t.Fatal(err)
 	}
-	for _, what := range []string{"receive", "connect"} {
-		err := Post(socket, event("0001"), 20*time.Millisecond)
-		if !errors.Is(err, ErrBudget) || !strings.Contains(err.Error(), what) {
-			t.Errorf("got %v, want ErrBudget at %s", err, what)
+	for _, tt := range []struct {
+		what   string
+		budget time.Duration
+	}{
+		{"receive", 2 * time.Second}, // enough to connect and send on a busy machine
+		{"connect", 20 * time.Millisecond},
+	} {
+		err := Post(socket, event("0001"), tt.budget)
+		if !errors.Is(err, ErrBudget) || !strings.Contains(err.Error(), tt.what) {
+			t.Errorf("got %v, want ErrBudget at %s", err, tt.what)
 		}
 	}
 	if err := Post(socket, event("0001"), 0); !errors.Is(err, ErrBudget) {
