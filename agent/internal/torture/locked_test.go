@@ -1,0 +1,89 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package torture
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/felhom/felhom-agent/pkg/pve/pvetest"
+)
+
+// meanwhile is a lock that somebody puts on the guest while a request is on
+// its way: the agent looked before it, PVE's task comes after it.
+type meanwhile struct {
+	delay   time.Duration // of the request
+	held    time.Duration // how long the lock stays
+	restart time.Duration // when the agent is killed and begins anew after the lock was put, 0 for never
+}
+
+func (m meanwhile) String() string {
+	return fmt.Sprintf("request takes %v, locked for %v, restart after %v", m.delay, m.held, m.restart)
+}
+
+func meanwhiles() (out []meanwhile) {
+	for _, delay := range []time.Duration{100 * time.Millisecond, time.Second, 15 * time.Second} {
+		for _, held := range []time.Duration{500 * time.Millisecond, 20 * time.Second, 3 * time.Minute} {
+			for _, restart := range []time.Duration{0, 50 * time.Millisecond, 2 * time.Second, 30 * time.Second} {
+				out = append(out, meanwhile{delay, held, restart})
+			}
+		}
+	}
+	return out
+}
+
+func lockOnce(t *testing.T, j job, m meanwhile) (v Verdict) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, j.specs(), 1)
+		f := j.faulty(reply{kind: pvetest.FaultDelay, delay: m.delay})
+		if _, err := w.sim.Inject(f); err != nil {
+			t.Fatal(err)
+		}
+		w.mustStart(nil)
+		j.begin(w)
+		for end := time.Now().Add(j.takes()); len(w.sim.Faults()) > 0; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the request was never sent")
+			}
+		}
+		if err := w.sim.SetLock(101, "backup"); err != nil {
+			t.Fatal(err)
+		}
+		unlock := time.AfterFunc(m.held, func() { _ = w.sim.SetLock(101, "") })
+		defer unlock.Stop()
+		if m.restart > 0 {
+			time.Sleep(m.restart)
+			w.bury(cutter("kill"))
+			w.mustStart(nil)
+		}
+		time.Sleep(m.held + j.takes())
+		v = w.judge(true)
+		v.Add("plan", w.judgeConverged())
+		v.Add("end", j.judgeEnd(w))
+		w.stop()
+	})
+	return v
+}
+
+// TestTortureLockedMeanwhile locks a guest between the agent's look and PVE's
+// task. Nothing may wait for an op that PVE has long refused.
+func TestTortureLockedMeanwhile(t *testing.T) {
+	notUnderRace(t)
+	stride := size(7, 3, 1)
+	turn := 0
+	for _, j := range jobs("set_config", "start", "shutdown") {
+		var v Verdict
+		row := Row{Scenario: "core/locked meanwhile " + j.String()}
+		for _, m := range meanwhiles() {
+			if turn++; turn%stride != 0 || timeUp(t, &row, 0.6) {
+				continue
+			}
+			row.Points++
+			v.Add(m.String(), lockOnce(t, j, m))
+		}
+		report(t, row, v)
+	}
+}
