@@ -72,7 +72,7 @@ func lockOnce(t *testing.T, j job, m meanwhile) (v Verdict) {
 // task. Nothing may wait for an op that PVE has long refused.
 func TestTortureLockedMeanwhile(t *testing.T) {
 	notUnderRace(t)
-	stride := size(7, 3, 1)
+	stride := size(13, 5, 1)
 	turn := 0
 	for _, j := range jobs("set_config", "start", "shutdown") {
 		var v Verdict
