@@ -35,6 +35,9 @@ func (c *capture) String() string {
 	return c.buf.String()
 }
 
+// patience ends what hangs. It decides nothing: a busy machine may take long.
+const patience = 5 * time.Minute
+
 // bed is a host with real processes.
 type bed struct {
 	*Host
@@ -66,7 +69,7 @@ func startBed(t *testing.T, change func(*Options), specs ...Spec) *bed {
 	b.opts.SocketDir = shortDir(t)
 	b.opts.TrustedUIDs = []uint32{0, uint32(os.Getuid())}
 	b.opts.BackoffMin, b.opts.BackoffMax = 20*time.Millisecond, 100*time.Millisecond
-	b.opts.StartTimeout = time.Minute // a busy machine
+	b.opts.StartTimeout = patience
 	b.opts.Version = "test"
 	if change != nil {
 		change(&b.opts)
@@ -89,7 +92,7 @@ func startBed(t *testing.T, change func(*Options), specs ...Spec) *bed {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(60 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("Run does not return")
 		}
 		if left, _ := filepath.Glob(filepath.Join(b.opts.SocketDir, "*")); len(left) > 0 {
@@ -130,7 +133,7 @@ func spec(t *testing.T, name, mode string) Spec {
 // await waits until a plugin is in a state.
 func (b *bed) await(t *testing.T, name string, want State) PluginStatus {
 	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		for _, s := range b.Status() {
 			if s.Name == name && s.State == want {
@@ -151,7 +154,7 @@ func (b *bed) do(t *testing.T, name, what string) (plugin.Outcome, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	return e.Apply(ctx, plugin.Action{
 		OpID: what, Attempt: 1, Kind: kind, Guest: guest.ID{Kind: guest.LXC, VMID: 101}, Params: map[string]string{"do": what},

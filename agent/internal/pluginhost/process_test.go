@@ -96,7 +96,7 @@ func TestProcessGetsConfigAndSecrets(t *testing.T) {
 
 func (b *bed) waitLog(t *testing.T, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !strings.Contains(b.log.String(), want); {
+	for deadline := time.Now().Add(patience); !strings.Contains(b.log.String(), want); {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in the log: %q", want)
 		}
@@ -174,7 +174,7 @@ func TestCrashInACall(t *testing.T) {
 	if !errors.Is(err, plugin.ErrShutdown) || errors.Is(err, plugin.ErrNotSent) {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > time.Minute { // its own deadline is later
 		t.Errorf("the call ended after %v", took)
 	}
 	b.waitLog(t, "exit status 3")
@@ -193,7 +193,7 @@ func TestCrashInACall(t *testing.T) {
 
 func TestFrozenPluginIsReplaced(t *testing.T) {
 	b := startBed(t, func(o *Options) {
-		o.HealthInterval, o.HealthTimeout, o.HealthMisses = 50*time.Millisecond, time.Second, 2
+		o.HealthInterval, o.HealthTimeout, o.HealthMisses = 50*time.Millisecond, 3*time.Second, 2
 		o.Restart.Restarts = 50 // a busy machine may look like a hang
 	}, spec(t, "a", "good"))
 	first := b.await(t, "a", Running)
@@ -239,7 +239,7 @@ func TestGrandchildDoesNotHoldUsUp(t *testing.T) {
 	defer func() { _ = syscall.Kill(pid, syscall.SIGKILL) }() // only if it is still there
 	began := time.Now()
 	b.stop()
-	if took := time.Since(began); took > 20*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("the stop took %v", took)
 	}
 	if alive(pid) { // it left the group, and is ended all the same
@@ -252,7 +252,7 @@ func TestHangAtKillIsBounded(t *testing.T) {
 	st := b.await(t, "a", Running)
 	began := time.Now()
 	b.stop()
-	if took := time.Since(began); took < 300*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(began); took < 300*time.Millisecond || took > time.Minute { // by itself it would never end
 		t.Errorf("the stop took %v", took)
 	}
 	if err := syscall.Kill(st.PID, 0); !errors.Is(err, syscall.ESRCH) {
@@ -265,7 +265,7 @@ func TestRunEndsWhilePluginsStart(t *testing.T) {
 	b.await(t, "a", Starting)
 	began := time.Now()
 	b.stop()
-	if took := time.Since(began); took > 3*time.Second {
+	if took := time.Since(began); took > time.Minute { // it is not waited for until its start timeout
 		t.Errorf("the stop took %v", took)
 	}
 }
@@ -274,6 +274,7 @@ func TestRunEndsWhilePluginsStart(t *testing.T) {
 func beHost(dir string) {
 	o := DefaultOptions()
 	o.Logger, o.SocketDir, o.TrustedUIDs = slog.New(slog.DiscardHandler), dir, []uint32{0, uint32(os.Getuid())}
+	o.StartTimeout = patience
 	path, err := self()
 	h, err2 := New(o)
 	err3 := h.Set([]Spec{{
@@ -319,7 +320,7 @@ func TestPluginDiesWithKilledHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // it was killed
-	for deadline := time.Now().Add(60 * time.Second); alive(pid); {
+	for deadline := time.Now().Add(patience); alive(pid); {
 		if time.Now().After(deadline) {
 			t.Fatalf("plugin %d lives on", pid)
 		}

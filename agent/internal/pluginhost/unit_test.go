@@ -31,7 +31,7 @@ func likeSystemd(t *testing.T, dir, manifest string) {
 	}
 	o := DefaultOptions()
 	o.Logger, o.SocketDir = slog.New(slog.NewTextHandler(t.Output(), nil)), filepath.Join(dir, "r")
-	o.TrustedUIDs, o.StartTimeout = []uint32{0, uint32(os.Getuid())}, time.Minute
+	o.TrustedUIDs, o.StartTimeout = []uint32{0, uint32(os.Getuid())}, patience
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -98,7 +98,7 @@ func TestPluginInAUnit(t *testing.T) {
 	b.must(t, "acme", "pid")
 	pid := b.await(t, "acme", Running).PID
 	b.stop()
-	for deadline := time.Now().Add(60 * time.Second); alive(pid); {
+	for deadline := time.Now().Add(patience); alive(pid); {
 		if time.Now().After(deadline) {
 			t.Fatalf("plugin %d lives on", pid)
 		}

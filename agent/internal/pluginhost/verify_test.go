@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/felhom/felhom-agent/pkg/plugin"
 )
@@ -158,7 +157,7 @@ func TestFileWrittenInPlaceIsNoticed(t *testing.T) {
 	}
 	copyTo(t, path, mine)
 	o := testOptions(t)
-	o.SocketDir, o.TrustedUIDs, o.StartTimeout = shortDir(t), me(), time.Minute
+	o.SocketDir, o.TrustedUIDs, o.StartTimeout = shortDir(t), me(), patience
 	l := &processLauncher{opts: o, spawn: &spawner{jobs: make(chan func())}}
 	result := make(chan error, 1)
 	go func() {
