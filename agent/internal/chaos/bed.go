@@ -97,7 +97,7 @@ func newBed(ctx context.Context, e Env, row Row) (*Bed, error) {
 	b.opts.TrustedUIDs = []uint32{0, uint32(os.Getuid())}
 	b.opts.BackoffMin, b.opts.BackoffMax = 20*time.Millisecond, 50*time.Millisecond
 	b.opts.HealthInterval, b.opts.HealthTimeout, b.opts.HealthMisses = 200*time.Millisecond, 5*time.Second, 2
-	b.opts.StartTimeout = cmp.Or(row.StartTimeout, 30*time.Second)
+	b.opts.StartTimeout = cmp.Or(row.StartTimeout, patience)
 	b.opts.OnSnapshot = b.onSnapshot
 	h, err := pluginhost.New(b.opts)
 	if err != nil {
@@ -206,7 +206,7 @@ func (b *Bed) close() error {
 	select {
 	case err := <-b.done:
 		return err
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		return errors.New("the host does not end")
 	}
 }
@@ -241,7 +241,7 @@ func (b *Bed) do(ctx context.Context, kind plugin.ActionKind, what string) (plug
 	if err != nil {
 		return plugin.Outcome{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return e.Apply(ctx, plugin.Action{
 		OpID: what, Attempt: 1, Kind: kind, Guest: guest.ID{Kind: guest.LXC, VMID: 101}, Params: map[string]string{"do": what},
@@ -271,14 +271,14 @@ func (b *Bed) await(ctx context.Context, name string, want ...pluginhost.State) 
 func (b *Bed) until(ctx context.Context, ok func() bool) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	end := time.NewTimer(60 * time.Second)
+	end := time.NewTimer(patience)
 	defer end.Stop()
 	for !ok() {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-end.C:
-			return errors.New("waited for a minute")
+			return fmt.Errorf("waited for %v", patience)
 		case <-tick.C:
 		}
 	}

@@ -72,11 +72,14 @@ type Env struct {
 	Strict bool
 }
 
+// patience ends what hangs. It decides nothing: a loaded machine may take long.
+const patience = 5 * time.Minute
+
 // Try runs one row.
 func (e Env) Try(ctx context.Context, row Row) Result {
 	begin := time.Now()
 	res := Result{Row: row}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
 	before := takeStock(e.Dir)
 	res.Err = func() error {

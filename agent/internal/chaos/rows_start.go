@@ -7,9 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/pluginhost"
@@ -152,8 +152,13 @@ func hangAtKill(ctx context.Context, b *Bed) (string, error) {
 	return "it is killed after the stop timeout", b.until(ctx, func() bool { return !alive(st.PID) })
 }
 
-// alive says whether there is such a process.
-func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+// alive says whether a process runs; a zombie that nobody waits for does not:
+// what lost its parent is left to whatever is process 1 here.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, after, _ := strings.Cut(string(stat), ") ")
+	return err == nil && !strings.HasPrefix(after, "Z")
+}
 
 func heldStderr(ctx context.Context, b *Bed) (string, error) {
 	if err := b.addBad("good"); err != nil {

@@ -46,7 +46,7 @@ func takeStockOf(dir string) func() stock { return func() stock { return takeSto
 func (s stock) compare(ctx context.Context, now func() stock) string {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		left := s.more(now())
 		if left == "" || time.Now().After(end) {
 			return left
