@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/pluginhost"
@@ -73,6 +74,10 @@ func newBench(o Options) (_ *bench, err error) {
 // slow and not broken.
 const startTimeout = 60 * time.Second
 
+// hung is when a plugin counts as hung where nothing is said of how fast it must
+// be: longer than any load explains.
+const hung = time.Minute
+
 // shortTemp is a place for sockets: their paths are bounded.
 func shortTemp() string {
 	if dir := os.TempDir(); len(dir) <= 24 {
@@ -123,7 +128,10 @@ func (b *bench) stage() error {
 }
 
 // copyTo copies a file with its mode, without the bits that would let others
-// write, and returns its sha256.
+// write, and returns its sha256. A process that is started meanwhile would take
+// the open copy along until it has become its own program, and for so long the
+// kernel refuses to execute the copy (ETXTBSY): no other run in this process
+// starts one.
 func copyTo(dst, src string) (string, error) {
 	in, err := os.Open(src)
 	if err != nil {
@@ -140,6 +148,8 @@ func copyTo(dst, src string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
 		return "", err
 	}
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, info.Mode().Perm()&0o755)
 	if err != nil {
 		return "", err
@@ -183,7 +193,7 @@ func stillAlive(ctx context.Context, p *pluginhost.Process) error {
 		return fmt.Errorf("the process ended: %w", p.Why())
 	default:
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, hung)
 	defer cancel()
 	if err := p.Health(ctx); err != nil {
 		select {

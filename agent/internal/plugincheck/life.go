@@ -177,7 +177,7 @@ func checkRestart(ctx context.Context, b *bench) (string, error) {
 }
 
 func firstRevision(ctx context.Context, p *pluginhost.Process) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, hung)
 	defer cancel()
 	rev, got := "", false
 	err := p.Client().Provider().Watch(ctx, func(s plugin.Snapshot) error {

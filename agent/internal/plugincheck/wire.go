@@ -50,7 +50,7 @@ func (asBytes) Unmarshal(data []byte, v any) error {
 
 // call sends raw bytes to a method with one answer.
 func call(ctx context.Context, p *pluginhost.Process, method string, msg []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, hung)
 	defer cancel()
 	var answer []byte
 	return p.Conn().Invoke(ctx, method, msg, &answer, grpc.ForceCodec(asBytes{}),
