@@ -94,10 +94,13 @@ func TestContract(t *testing.T) {
 	}
 }
 
+// forever ends what hangs. It decides nothing: a busy machine may take long.
+const forever = 5 * time.Minute
+
 func startSelf(t *testing.T, dir string) plugin.Provider {
 	self, err := os.Executable()
 	must(t, err)
-	p, err := plugintest.Start(plugintest.Command{Path: self})
+	p, err := plugintest.Start(plugintest.Command{Path: self, StartTimeout: forever})
 	must(t, err)
 	t.Cleanup(func() {
 		if err := p.Stop(); err != nil {
@@ -140,7 +143,7 @@ func (r *recorder) next(t *testing.T) plugin.Snapshot {
 	t.Helper()
 	select {
 	case <-r.news:
-	case <-time.After(15 * time.Second):
+	case <-time.After(forever):
 		t.Fatal("no snapshot comes")
 	}
 	r.mu.Lock()
@@ -153,8 +156,7 @@ func TestSavesGiveOneSnapshot(t *testing.T) {
 	saves := map[string]func(t *testing.T, dir, text string){
 		"in place": func(t *testing.T, dir, text string) { write(t, dir, "a.toml", text) },
 		"rename": func(t *testing.T, dir, text string) {
-			write(t, dir, ".a.toml.new", text)
-			must(t, os.Rename(filepath.Join(dir, ".a.toml.new"), filepath.Join(dir, "a.toml")))
+			replace(t, dir, "a.toml", text)
 		},
 		"like vim": func(t *testing.T, dir, text string) {
 			write(t, dir, "4913", "")
@@ -169,7 +171,7 @@ func TestSavesGiveOneSnapshot(t *testing.T) {
 			for _, b := range []byte(text) {
 				_, err := f.Write([]byte{b})
 				must(t, err)
-				<-time.After(10 * time.Millisecond)
+				<-time.After(5 * time.Millisecond)
 			}
 			must(t, f.Close())
 		},
@@ -183,24 +185,39 @@ func TestSavesGiveOneSnapshot(t *testing.T) {
 	for name, save := range saves {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
-			write(t, dir, "a.toml", "x = 1\n")
-			r := record(t, configured(t, dir))
-			if s := r.next(t); len(s.Files) != 1 || s.Err != "" {
-				t.Fatalf("at first: %+v", s)
-			}
-			const text = "x = 2\n"
-			save(t, dir, text)
-			s := r.next(t)
-			if got := string(s.Files[len(s.Files)-1].Data); got != text {
-				t.Errorf("the snapshot has %q", got)
-			}
-			<-time.After(2 * quiet)
-			if n := len(r.news); n != 0 {
-				t.Errorf("%d more snapshots", n)
+			for !savedAtOnce(t, save) {
+				t.Log("the save took longer than the quiet time: that is more than one")
 			}
 		})
 	}
+}
+
+// savedAtOnce saves in a directory of its own and judges what comes of it. It
+// returns false, and judges nothing, if the machine was too busy to make one save
+// of it: a pause as long as the quiet time is the end of a save.
+func savedAtOnce(t *testing.T, save func(t *testing.T, dir, text string)) bool {
+	t.Helper()
+	dir := t.TempDir()
+	write(t, dir, "a.toml", "x = 1\n")
+	r := record(t, configured(t, dir))
+	if s := r.next(t); len(s.Files) != 1 || s.Err != "" {
+		t.Fatalf("at first: %+v", s)
+	}
+	const text = "x = 2\n"
+	begun := time.Now()
+	save(t, dir, text)
+	if time.Since(begun) >= quiet {
+		return false
+	}
+	s := r.next(t)
+	if got := string(s.Files[len(s.Files)-1].Data); got != text {
+		t.Errorf("the snapshot has %q", got)
+	}
+	<-time.After(2 * quiet)
+	if n := len(r.news); n != 0 {
+		t.Errorf("%d more snapshots", n)
+	}
+	return true
 }
 
 func TestDirectoryComesAndGoes(t *testing.T) {
@@ -215,7 +232,7 @@ func TestDirectoryComesAndGoes(t *testing.T) {
 	if s := r.next(t); s.Err != "" || len(s.Files) != 0 {
 		t.Errorf("made, empty: %+v", s)
 	}
-	write(t, dir, "a.toml", "x = 1\n")
+	replace(t, dir, "a.toml", "x = 1\n")
 	if s := r.next(t); len(s.Files) != 1 {
 		t.Errorf("filled: %+v", s)
 	}
@@ -227,11 +244,11 @@ func TestDirectoryComesAndGoes(t *testing.T) {
 	if s := r.next(t); !strings.Contains(s.Err, "another directory") {
 		t.Errorf("an empty one in its place: %+v", s)
 	}
-	write(t, dir, "b.toml", "x = 2\n")
+	replace(t, dir, "b.toml", "x = 2\n")
 	if s := r.next(t); s.Err != "" || names(s)[0] != "b.toml" {
 		t.Errorf("filled: %+v", s)
 	}
-	write(t, dir, "b.toml", "x = 3\n") // the new directory is watched as the old one was
+	replace(t, dir, "b.toml", "x = 3\n") // the new directory is watched as the old one was
 	if s := r.next(t); string(s.Files[0].Data) != "x = 3\n" {
 		t.Errorf("changed: %+v", s)
 	}
@@ -268,7 +285,7 @@ func unmountStory(dir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), forever)
 	defer cancel()
 	step, failed := 0, 0
 	_ = p.Watch(ctx, func(s plugin.Snapshot) error {

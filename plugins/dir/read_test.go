@@ -23,6 +23,13 @@ func write(t *testing.T, dir, name, text string) {
 	}
 }
 
+// replace writes a file in one step: nobody sees half of it.
+func replace(t *testing.T, dir, name, text string) {
+	t.Helper()
+	write(t, dir, "."+name+".new", text)
+	must(t, os.Rename(filepath.Join(dir, "."+name+".new"), filepath.Join(dir, name)))
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
