@@ -82,10 +82,13 @@ func config(t *testing.T, dir string, addr net.Addr, certs *pvetest.Certificates
 	return plugin.Config{JSON: text, Secrets: map[string]plugin.Secret{"token": plugin.Secret("agent@pve!full=" + secret)}}
 }
 
+// patience ends what hangs. It decides nothing: a busy machine may take long.
+const patience = 5 * time.Minute
+
 // startPlugin starts this binary as the plugin.
 func startPlugin(t *testing.T) *plugin.Client {
 	t.Helper()
-	p, err := plugintest.Start(plugintest.Command{Path: os.Args[0], StartTimeout: time.Minute})
+	p, err := plugintest.Start(plugintest.Command{Path: os.Args[0], StartTimeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +105,7 @@ func startPlugin(t *testing.T) *plugin.Client {
 func TestPluginProcess(t *testing.T) {
 	sim, conf := startNode(t)
 	c := startPlugin(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	kinds, err := c.Configure(ctx, conf, "test")
 	if err != nil || len(kinds) != 2 {

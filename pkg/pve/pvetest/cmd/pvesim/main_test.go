@@ -61,7 +61,7 @@ func node(t *testing.T) string {
 	case err := <-done:
 		done <- err
 		t.Fatalf("pvesim ended: %v", err)
-	case <-time.After(30 * time.Second):
+	case <-time.After(5 * time.Minute): // a busy machine
 		t.Fatal("pvesim does not get ready")
 	}
 	return dir
