@@ -49,7 +49,7 @@ func benchHook(ctx context.Context, dir string) (figs []figure, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
-	run, err := os.MkdirTemp("", "felhom-bench")
+	run, err := os.MkdirTemp(inMemory(), "felhom-bench")
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +80,15 @@ func benchHook(ctx context.Context, dir string) (figs []figure, err error) {
 		figs = append(figs, some...)
 	}
 	return figs, nil
+}
+
+// inMemory is a directory on tmpfs, as /run is on a host, or "" for the usual place of temporary files.
+func inMemory() string {
+	const shm = "/dev/shm"
+	if st, err := os.Stat(shm); err != nil || !st.IsDir() {
+		return ""
+	}
+	return shm
 }
 
 // build makes the programs as they are shipped: static and without symbols.
