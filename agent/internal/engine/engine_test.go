@@ -35,6 +35,7 @@ type rig struct {
 	clock  func(context.Context) bool
 	change func(*Settings)
 	crash  func(point string)
+	wrap   func(plugin.Executor) plugin.Executor
 	led    *ledger.Ledger
 	jrn    *journal.Journal
 	eng    *Engine
@@ -53,9 +54,9 @@ func (c memCache) Load(p string) (plugin.Snapshot, error) {
 	return s, nil
 }
 
-type oneExecutor struct{ w *plugintest.World }
+type oneExecutor struct{ exec plugin.Executor }
 
-func (o oneExecutor) Executor(plugin.ActionKind) (plugin.Executor, error) { return o.w.Executor(), nil }
+func (o oneExecutor) Executor(plugin.ActionKind) (plugin.Executor, error) { return o.exec, nil }
 
 func settings(mode Mode) Settings {
 	return Settings{
@@ -73,6 +74,13 @@ func newRig(t *testing.T) *rig {
 
 var cache = memCache{}
 
+func (r *rig) executor() plugin.Executor {
+	if r.wrap == nil {
+		return r.world.Executor()
+	}
+	return r.wrap(r.world.Executor())
+}
+
 func (r *rig) start(mode Mode) {
 	r.t.Helper()
 	r.led = ledger.New()
@@ -87,7 +95,7 @@ func (r *rig) start(mode Mode) {
 		r.change(&set)
 	}
 	r.eng, err = New(Options{
-		Host: "pve1", Settings: set, Observer: r.world.Observer(), Executors: oneExecutor{r.world},
+		Host: "pve1", Settings: set, Observer: r.world.Observer(), Executors: oneExecutor{r.executor()},
 		Journal: j, Ledger: r.led, Cache: cache, Logger: slog.New(slog.DiscardHandler), QueueSize: 100, Drain: 20 * time.Second,
 		Keys: r.keys, Clock: r.clock, Crash: r.crash,
 	})
@@ -188,6 +196,28 @@ func TestObserveTouchesNothing(t *testing.T) {
 		r.mustDesire(wantRunning)
 		after(time.Hour)
 		r.wantApplied()
+		if got := r.state(101); got != StateDrift {
+			t.Errorf("state = %s", got)
+		}
+	})
+}
+
+// TestObserveSeesTheEnd: a guest that went down by itself is shown as such, and
+// not for long as one that has only just stopped.
+func TestObserveSeesTheEnd(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.put(101, guest.Running, guest.Config{"cores": "4"})
+		r.start(Observe)
+		defer r.stop()
+		r.mustDesire(wantRunning)
+		after(time.Second)
+		r.put(101, guest.Stopped, guest.Config{"cores": "4"})
+		r.eng.Hint(t.Context(), plugin.Hint{Guests: []guest.VMID{101}})
+		after(time.Second)
+		if got := r.state(101); got != StateWaiting {
+			t.Errorf("at once: %s", got)
+		}
+		after(idleLook)
 		if got := r.state(101); got != StateDrift {
 			t.Errorf("state = %s", got)
 		}

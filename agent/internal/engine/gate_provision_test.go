@@ -368,7 +368,7 @@ func (r *rig) second() *rig {
 	set := settings(Enforce)
 	set.AllowAdditive = true
 	o.eng, err = New(Options{
-		Host: "pve2", Settings: set, Observer: otherNode{r.world.Observer()}, Executors: oneExecutor{r.world},
+		Host: "pve2", Settings: set, Observer: otherNode{r.world.Observer()}, Executors: oneExecutor{r.world.Executor()},
 		Journal: j, Ledger: o.led, Cache: memCache{}, Logger: slog.New(slog.DiscardHandler), QueueSize: 100, Drain: time.Second,
 	})
 	if err != nil {

@@ -87,8 +87,27 @@ func (e *Engine) settle(ctx context.Context, id guest.VMID) (res queue.Result, o
 	}
 	out, err := exec.Apply(ctx, o.Action(), o.Handle, func(plugin.Progress) error { return nil })
 	out.Message = "found again by its UPID: " + out.Message
-	state, res := e.finish(ctx, &o, out, err)
+	state, res := e.foundEnded(ctx, &o, out, err)
 	return res, state != op.Abandoned
+}
+
+// foundEnded puts the end of an op on disk that was found again. Its place on
+// the lane is gone: one that somebody asked for and that is to be tried again
+// gets a new one.
+func (e *Engine) foundEnded(ctx context.Context, o *op.Op, out plugin.Outcome, err error) (op.State, queue.Result) {
+	state, res := e.finish(ctx, o, out, err)
+	if state == op.Retried {
+		e.tryAgain(*o)
+	}
+	return state, res
+}
+
+// tryAgain gives an op a place on its lane. A destroy needs none: looks go on
+// with it.
+func (e *Engine) tryAgain(o op.Op) {
+	if o.Kind != plugin.Destroy {
+		e.submitOrder(o)
+	}
 }
 
 // probe settles an intent without a handle (design section 7). When it
@@ -109,12 +128,12 @@ func (e *Engine) probe(ctx context.Context, exec plugin.Executor, o *op.Op) (res
 	case v.Finding == plugin.Found:
 		err = e.step(ctx, o, op.Started, ledger.Step{Handle: v.Handle, Message: "found again: " + v.Message})
 	case v.Finding == plugin.Settled && v.Outcome.Status != plugin.Unknown:
-		_, res = e.finish(ctx, o, v.Outcome, nil)
+		_, res = e.foundEnded(ctx, o, v.Outcome, nil)
 		return res, true
 	case v.Finding == plugin.NotSent:
 		err = e.step(ctx, o, notSent(o), ledger.Step{Message: "proven not sent: " + v.Message})
-		if err == nil && o.State == op.Retried && o.Kind != plugin.Destroy {
-			e.submitOrder(*o)
+		if err == nil && o.State == op.Retried {
+			e.tryAgain(*o)
 		}
 	case left > 0:
 		return queue.Result{Again: min(left, 2*time.Second)}, true

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/plugin"
@@ -68,4 +69,49 @@ func everyOutcome() []plugin.Outcome {
 			plugin.Outcome{Status: s, RefusedKeys: map[string]string{"cores": "no"}})
 	}
 	return out
+}
+
+// lockedOnce is an executor that finds the first task it is asked for ended,
+// as the guest was locked when it began.
+type lockedOnce struct {
+	plugin.Executor
+	told bool
+}
+
+func (l *lockedOnce) Apply(ctx context.Context, a plugin.Action, handle string, emit func(plugin.Progress) error) (plugin.Outcome, error) {
+	if handle != "" && !l.told {
+		l.told = true
+		return plugin.Outcome{Status: plugin.Retry, Reason: "locked", RetryAfter: 10 * time.Second, Message: "CT is locked (backup)"}, nil
+	}
+	return l.Executor.Apply(ctx, a, handle, emit)
+}
+
+// What somebody asked for is tried again also when its first attempt was sent
+// before a crash and did nothing.
+func TestOpFoundAgainThatDidNothingIsTriedAgain(t *testing.T) {
+	for _, asker := range []string{op.Reconciler, op.Operator} {
+		t.Run(asker, func(t *testing.T) {
+			bubble(t, func(r *rig) {
+				r.put(101, guest.Stopped, guest.Config{"cores": "4"})
+				r.wrap = func(e plugin.Executor) plugin.Executor { return &lockedOnce{Executor: e} }
+				r.start(Observe) // in which nothing but what was asked for is done
+				r.mustDesire(wantRunning)
+				r.stop()
+				o := crashed(plugin.Start)
+				o.Asker = asker
+				r.seed(ledger.Record{Type: ledger.TypeOp, Op: o},
+					ledger.Record{Type: ledger.TypeStep, Step: &ledger.Step{ID: o.ID, Guest: o.Guest, State: op.Started, Handle: "UPID:x"}})
+				r.start(Observe)
+				defer r.stop()
+				after(5 * time.Minute)
+				want := op.Succeeded
+				if asker == op.Reconciler {
+					want = op.Abandoned
+				}
+				if o, _ := r.led.Op("o1"); o.State != want {
+					t.Errorf("op %+v", o)
+				}
+			})
+		})
+	}
 }
