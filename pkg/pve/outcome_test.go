@@ -174,12 +174,20 @@ func TestServerFails(t *testing.T) {
 // TestNobodyListens: a refused connection is not sent.
 func TestNobodyListens(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// Bound and not listening: nobody else gets the port meanwhile.
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = l.Close()
-	c, err := New(Options{URL: "https://" + l.Addr().String(), Token: testToken(t), CA: testCA()})
+	defer syscall.Close(fd)
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	addr, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Options{URL: fmt.Sprintf("https://127.0.0.1:%d", addr.(*syscall.SockaddrInet4).Port), Token: testToken(t), CA: testCA()})
 	if err != nil {
 		t.Fatal(err)
 	}

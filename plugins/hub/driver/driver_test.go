@@ -17,13 +17,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -123,7 +123,7 @@ func (b *bed) next(snaps <-chan plugin.Snapshot) plugin.Snapshot {
 	select {
 	case s := <-snaps:
 		return s
-	case <-time.After(60 * time.Second):
+	case <-time.After(5 * time.Minute): // a busy machine
 		b.t.Fatal("no snapshot comes")
 	}
 	return plugin.Snapshot{}
@@ -263,18 +263,28 @@ func cut(w http.ResponseWriter, _ *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-func TestNoServer(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// closedPort is an address at which nobody listens, nor anybody else can: it is
+// taken until the test ends.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	must(t, err)
-	url := "https://" + ln.Addr().String()
-	must(t, ln.Close())
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	must(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	addr, err := syscall.Getsockname(fd)
+	must(t, err)
+	return fmt.Sprintf("127.0.0.1:%d", addr.(*syscall.SockaddrInet4).Port)
+}
+
+func TestNoServer(t *testing.T) {
+	url := "https://" + closedPort(t)
 	b := newBed(t)
 	p := New("1", slog.New(slog.DiscardHandler))
 	must(t, p.Configure(t.Context(), b.config(fmt.Sprintf(`, "url": %q`, url))))
 	if s := b.next(b.watch(p, nil)); !strings.Contains(s.Err, "connection refused") {
 		t.Errorf("%+v", s)
 	}
-	err = p.Report(t.Context(), plugin.Report{JSON: []byte(`{"host": "pve1"}`)})
+	err := p.Report(t.Context(), plugin.Report{JSON: []byte(`{"host": "pve1"}`)})
 	if !errors.Is(err, plugin.ErrUnavailable) || strings.Contains(err.Error(), token) {
 		t.Errorf("report: %v", err)
 	}

@@ -88,7 +88,7 @@ func watch(t *testing.T, p *Provider) <-chan plugin.Snapshot {
 // without files: that would be an empty set.
 func until(t *testing.T, snaps <-chan plugin.Snapshot, what string, is func(plugin.Snapshot) bool) plugin.Snapshot {
 	t.Helper()
-	end := time.After(60 * time.Second)
+	end := time.After(5 * time.Minute) // a busy machine
 	for {
 		select {
 		case s := <-snaps:
@@ -260,7 +260,7 @@ func TestReports(t *testing.T) {
 func retry(t *testing.T, f func() error) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) { // another process: no event
+	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) { // another process: no event
 		if err = f(); err == nil {
 			return
 		}
