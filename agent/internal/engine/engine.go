@@ -124,12 +124,13 @@ type Engine struct {
 	slots *queue.Limiter
 	forms *guest.Table
 
-	resync  chan struct{} // a full resync is wanted
-	awake   awake         // the resync loop's own sign of life
-	sending *sending
-	began   time.Time // by the monotonic clock
-	movers  movers
-	keyed   movers // by idempotency key
+	resync   chan struct{} // a full resync is wanted
+	awake    awake         // the resync loop's own sign of life
+	sending  *sending
+	began    time.Time // by the monotonic clock
+	movers   movers
+	keyed    movers // by idempotency key
+	arrivals arrivals
 
 	// mu guards what follows.
 	mu       sync.Mutex
@@ -257,6 +258,11 @@ func (e *Engine) Reload(s Settings) error {
 // Event takes in a hook event. It returns once the event is synced; an event
 // that was taken in before is acknowledged and changes nothing.
 func (e *Engine) Event(ctx context.Context, ev hook.Event) error {
+	leave, err := e.arrivals.enter(ctx, ev.ID)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if !e.led.SeenEvent(ev.ID) {
 		if err := e.append(ctx, ledger.Record{Type: ledger.TypeEvent, Event: &ev}); err != nil {
 			return err
