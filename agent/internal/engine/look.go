@@ -76,9 +76,15 @@ type sighting struct {
 	who who
 }
 
+// idleLook is how soon a guest in transition is looked at where nobody acts on
+// what is seen.
+const idleLook = 5 * time.Second
+
 // again is when to look at the guest next without being told to.
 func (s sighting) again() queue.Result {
 	switch {
+	case s.inactive != "" && s.wait > 0: // what is shown is out of date then, and no hint may come
+		return queue.Result{Again: max(s.wait, idleLook)}
 	case s.inactive != "":
 		return queue.Result{}
 	case s.wait > 0:
