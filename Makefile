@@ -19,7 +19,7 @@ plugins/nats_pkg := ./plugins/nats
 refhub_pkg       := ./plugins/hub/cmd/refhub
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit fleet replay property mutants roundtrip torture chaos demo lint fuzz bench microbench proto programs man deb package-test clean $(BINS)
+.PHONY: help build test unit fleet replay hooks property mutants roundtrip torture chaos demo lint fuzz bench microbench proto programs man deb package-test clean $(BINS)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,7 @@ test: ## everything that must hold: vet, all tests with -race, replay, roundtrip
 	$(MAKE) --no-print-directory property
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory replay
+	$(MAKE) --no-print-directory hooks
 	$(MAKE) --no-print-directory roundtrip
 	$(GO) run ./agent/internal/torture/cmd/torture -sim
 
@@ -47,6 +48,11 @@ unit:
 
 replay: ## replay what real nodes were recorded to answer against the simulator
 	$(GO) run ./pkg/pve/pvetest/cmd/replay
+
+hooks: ## replay the recorded rows of the hookscript tables, at the simulator and at the agent
+	@mkdir -p $(BUILD)
+	@$(GO) test -count=1 -v -run 'TestHookTables$$|TestRecordedHooks' ./pkg/pve/pvetest/hooktable ./agent/internal/hookserver >$(BUILD)/hooks.log 2>&1 || { cat $(BUILD)/hooks.log; exit 1; }
+	@grep '^hooks' $(BUILD)/hooks.log
 
 mutants: ## ten behaviours of the simulator changed, one at a time: replay or hook tables notice
 	$(GO) test -count=1 -run 'TestRenamed|Notice' ./pkg/pve/pvetest/hooktable ./pkg/pve/pvetest/replay

@@ -33,6 +33,7 @@ var rules = []rule{
 	{"pkg/pve", []string{"github.com/hashicorp/", "google.golang.org/"}, []string{"pkg/pve/pvetest"}, "the client is small and speaks HTTP only"},
 	{"pkg/pve/pvetest", []string{"agent/", "plugins/", "pkg/plugin", "pkg/hook", "hookscript/"}, nil, "the simulator knows nothing of the agent, so it cannot learn to agree with its bugs"},
 	{"agent/", []string{"plugins/", "github.com/nats-io/"}, []string{"agent/internal/fleet"}, "what a source speaks is in its plugin; only the fleet's test puts both into one process"},
+	{"agent/", []string{"pkg/pve/pvetest/hooktable"}, nil, "the recorded hook rows are for tests"},
 	{"plugins/", []string{"agent/"}, nil, "first-party plugins are written as a stranger's would be"},
 	{"hookscript/", []string{"agent/", "plugins/", "pkg/plugin", "pkg/pve", "net/http"}, nil, "the helper links neither gRPC nor HTTP"},
 	{"agent/internal/engine", []string{"agent/internal/pluginhost", "agent/internal/hookserver", "agent/internal/control", "agent/internal/config", "pkg/pve"}, nil, "the engine declares what it needs; the wiring hands it in"},
