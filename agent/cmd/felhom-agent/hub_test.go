@@ -10,10 +10,14 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"math/big"
+	mrand "math/rand/v2"
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -34,7 +38,7 @@ func cmdHub(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.WriteFile(ts.MkAbs("hub/tokens"), []byte(host+" "+token+"\n"), 0o600))
 		ts.Check(os.WriteFile(ts.MkAbs("hub/token"), []byte(token+"\n"), 0o600))
 	}
-	listen := "127.0.0.1:0"
+	listen := lastingAddr(ts)
 	if url, again := strings.CutPrefix(read(ts, "hub/url"), "https://"); again {
 		listen = url
 	}
@@ -46,6 +50,23 @@ func cmdHub(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("HUBSETS", ts.MkAbs("hub/sets/"+host))
 	ts.Setenv("HUBREPORTS", ts.MkAbs("hub/reports/"+host+".jsonl"))
 	ts.Setenv("HUBURL", read(ts, "hub/url"))
+}
+
+// lastingAddr is an address for a server that is to come back to it. Its port is
+// none of those that the kernel gives to whoever does not ask for one: such a port
+// may be another connection's while the server is away.
+func lastingAddr(ts *testscript.TestScript) string {
+	for {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+mrand.IntN(20_000))
+		ln, err := net.Listen("tcp", addr)
+		if err == nil {
+			_ = ln.Close()
+			return addr
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			ts.Fatalf("listen: %v", err)
+		}
+	}
 }
 
 func selfSigned(ts *testscript.TestScript) (cert, key []byte) {
