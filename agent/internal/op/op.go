@@ -48,13 +48,14 @@ var moves = map[State][]State{
 	Planned: {Awaiting, Intent, Refused, Abandoned},
 	// Awaiting again: with a new request, the old one is worth nothing.
 	Awaiting: {Awaiting, Granted, Intent, Refused, Abandoned},
-	Granted:  {Intent, Refused, Abandoned},
-	Intent:   {Started, Succeeded, Failed, Refused, Unknown, Retried, Abandoned},
+	// Failed: one of its steps, each an op of its own, goes wrong for good.
+	Granted: {Intent, Failed, Refused, Abandoned},
+	Intent:  {Started, Succeeded, Failed, Refused, Unknown, Retried, Abandoned},
 	// Abandoned: its task ended before it did anything, as on a guest that was
 	// locked meanwhile.
 	Started: {Succeeded, Failed, Refused, Unknown, Retried, Abandoned},
-	Unknown:  {Succeeded, Failed, Abandoned},
-	Retried:  {Intent, Refused, Abandoned},
+	Unknown: {Succeeded, Failed, Abandoned},
+	Retried: {Intent, Failed, Refused, Abandoned},
 }
 
 // Can reports whether a move from s to next is legal.

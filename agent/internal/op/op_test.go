@@ -14,6 +14,7 @@ func TestMoves(t *testing.T) {
 		{"", Planned}: true, {"", Awaiting}: true, {"", Intent}: true,
 		{Planned, Awaiting}: true, {Planned, Intent}: true, {Planned, Refused}: true, {Planned, Abandoned}: true,
 		{Awaiting, Awaiting}: true, {Awaiting, Granted}: true, {Granted, Intent}: true, {Granted, Refused}: true, {Granted, Abandoned}: true,
+		{Granted, Failed}: true, {Retried, Failed}: true,
 		{Awaiting, Intent}: true, {Awaiting, Refused}: true, {Awaiting, Abandoned}: true,
 		{Intent, Started}: true, {Intent, Succeeded}: true, {Intent, Failed}: true, {Intent, Refused}: true,
 		{Intent, Unknown}: true, {Intent, Retried}: true, {Intent, Abandoned}: true,

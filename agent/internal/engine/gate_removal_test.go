@@ -1,0 +1,56 @@
+// Copyright The felhom-agent authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/felhom/felhom-agent/agent/internal/op"
+	"github.com/felhom/felhom-agent/pkg/plugin"
+	"github.com/felhom/felhom-agent/pkg/plugin/plugintest"
+)
+
+// TestDestroyThatKeepsFailingEnds: a granted destroy whose steps achieve
+// nothing ends, and the guest's lane is free again.
+func TestDestroyThatKeepsFailingEnds(t *testing.T) {
+	for _, kind := range []plugin.ActionKind{plugin.Shutdown, plugin.Destroy} {
+		t.Run(string(kind), func(t *testing.T) {
+			gateBubble(t, func(r *rig, p *people) {
+				r.world.Script(func(a plugin.Action) plugintest.Behaviour {
+					if a.Kind != kind {
+						return plugintest.Behaviour{}
+					}
+					return plugintest.Behaviour{Outcome: &plugin.Outcome{Status: plugin.Retry, RetryAfter: 10 * time.Second, Message: "CT is locked"}}
+				})
+				o := r.askDestroy()
+				if err := r.approve(p, o, alice); err != nil {
+					t.Fatal(err)
+				}
+				after(90 * time.Minute)
+				if got := r.op(o.ID); got.State != op.Failed || !strings.Contains(got.Message, "left alone after") {
+					t.Errorf("the destroy is %s: %s", got.State, got.Message)
+				}
+			})
+		})
+	}
+}
+
+// TestBackupThatIsNotToBeSeenEndsADestroy.
+func TestBackupThatIsNotToBeSeenEndsADestroy(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		o := r.ask(plugin.Destroy, map[string]string{"backup": "pbs"})
+		r.world.Script(func(a plugin.Action) plugintest.Behaviour {
+			return plugintest.Behaviour{NoEffect: a.Kind == plugin.Backup}
+		})
+		if err := r.approve(p, o, alice); err != nil {
+			t.Fatal(err)
+		}
+		after(10 * time.Minute)
+		if got := r.op(o.ID); got.State != op.Failed || !strings.Contains(got.Message, "not to be seen") {
+			t.Errorf("the destroy is %s: %s", got.State, got.Message)
+		}
+	})
+}
