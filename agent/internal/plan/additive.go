@@ -111,6 +111,10 @@ func (in Input) make(want *desired.Guest) (Action, string) {
 	return a, in.firstConfig(&a, want)
 }
 
+// whyExists: PVE unpacks a template over what is on a volume that it is given,
+// whosever it is, and asks no more for that than for a new one.
+const whyExists = "it names a volume that exists, whose content would be lost or another's: order a new one as in local:8, or attach it once the guest is there, which needs a signed approval"
+
 // firstConfig adds the config that a guest is made with.
 func (in Input) firstConfig(a *Action, want *desired.Guest) string {
 	all := maps.Clone(want.Config)
@@ -125,6 +129,8 @@ func (in Input) firstConfig(a *Action, want *desired.Guest) string {
 	for _, c := range forms.Diff(guest.Facts{Kind: want.Kind, PVE: in.PVE}, all, nil, guest.Config{}) {
 		_, creating := want.Provision.Config[c.Key]
 		switch {
+		case c.Class == guest.Irreversible:
+			return c.Key + ": " + whyExists
 		case creating: // the owner of the document says that create needs it
 			a.Set[c.Key] = all[c.Key]
 		case c.Refuse != "":

@@ -116,6 +116,17 @@ func TestProvision(t *testing.T) {
 			Input{AllowAdditive: true},
 			[]string{"withheld guest: absent | lock: lock is never written: a lock is PVE's own; through the API nobody could take it off a container again"},
 		},
+		{
+			// PVE would unpack the template over what is on that volume.
+			"not onto a volume that exists", template(func(g *desired.Guest) { g.Provision.Config["rootfs"] = "local:200/vm-200-disk-0.raw" }),
+			Input{AllowAdditive: true},
+			[]string{"withheld guest: absent | rootfs: " + whyExists},
+		},
+		{
+			"nor with one", template(func(g *desired.Guest) { g.Config["mp0"] = "local:200/vm-200-disk-1.raw,mp=/data" }),
+			Input{AllowAdditive: true, PVE: 8},
+			[]string{"withheld guest: absent | mp0: " + whyExists},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
