@@ -16,7 +16,7 @@ import (
 // config plans the changes of the guest's config, one set_config per class:
 // what is benign, what makes something new, and what needs a signature.
 func (in Input) config(g *Guest, want *desired.Guest, obs plugin.Observation) {
-	if len(want.Config) == 0 && len(want.Delete) == 0 {
+	if len(want.Config)+len(want.Delete)+len(want.Disks) == 0 {
 		return
 	}
 	if obs.Config == nil {

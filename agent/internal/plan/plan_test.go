@@ -284,3 +284,25 @@ func TestStopTimeoutOfTheDocumentWins(t *testing.T) {
 		t.Errorf("timeout = %s", got)
 	}
 }
+
+// TestStopTimeoutIsOneThatPluginsTake: PVE sets "down=" no bound, and what a
+// plugin refuses would keep the guest from ever being stopped.
+func TestStopTimeoutIsOneThatPluginsTake(t *testing.T) {
+	for _, down := range []string{"down=86401", "down=9999999999", "order=1,down=999999999999999999"} {
+		if got := stopTimeout(lxc(101, nil), here(101, guest.Running, guest.Config{"startup": down})); got != maxDown {
+			t.Errorf("%s: timeout = %s, want %s", down, got, maxDown)
+		}
+	}
+}
+
+// TestUnknownConfigIsNotConverged: also of a guest of which only disks are
+// managed.
+func TestUnknownConfigIsNotConverged(t *testing.T) {
+	obs := here(101, guest.Running, nil)
+	obs.ConfigError = "it cannot be read"
+	want := lxc(101, func(g *desired.Guest) { g.Disks = map[string]int64{"rootfs": 16 << 30} })
+	got := sketch(Input{AllowAdditive: true}.Guest(want, obs))
+	if diff := cmp.Diff([]string{"withheld config: config not known | it cannot be read"}, got); diff != "" {
+		t.Errorf("plan (-want +got):\n%s", diff)
+	}
+}

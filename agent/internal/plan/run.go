@@ -18,6 +18,9 @@ import (
 // startup option does not say (API2 default of both kinds).
 const defaultDown = 60 * time.Second
 
+// maxDown is the longest that a document may give a guest, and a plugin takes.
+const maxDown = 24 * time.Hour
+
 // runState plans the start or stop of a guest. It needs no config: the run
 // state comes from the list.
 func (in Input) runState(g *Guest, want *desired.Guest, obs plugin.Observation) {
@@ -83,8 +86,8 @@ func runAction(want *desired.Guest, obs plugin.Observation, pol Policy, what str
 	return a
 }
 
-// stopTimeout is the document's, else the guest's own "down=", else PVE's
-// default.
+// stopTimeout is the document's, else the guest's own "down=" as far as it may
+// be sent, else PVE's default.
 func stopTimeout(want *desired.Guest, obs plugin.Observation) time.Duration {
 	if want.StopTimeout > 0 {
 		return want.StopTimeout
@@ -92,7 +95,7 @@ func stopTimeout(want *desired.Guest, obs plugin.Observation) time.Duration {
 	for _, part := range strings.Split(obs.Config["startup"], ",") {
 		v, ok := strings.CutPrefix(strings.TrimSpace(part), "down=")
 		if n, err := strconv.Atoi(v); ok && err == nil && n > 0 {
-			return time.Duration(n) * time.Second
+			return time.Duration(min(n, int(maxDown/time.Second))) * time.Second
 		}
 	}
 	return defaultDown
