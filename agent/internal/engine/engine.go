@@ -130,6 +130,7 @@ type Engine struct {
 	began    time.Time // by the monotonic clock
 	movers   movers
 	keyed    movers // by idempotency key
+	late     late
 	arrivals arrivals
 
 	// mu guards what follows.

@@ -36,6 +36,7 @@ type rig struct {
 	change func(*Settings)
 	crash  func(point string)
 	wrap   func(plugin.Executor) plugin.Executor
+	queue  int // how much the queue holds
 	led    *ledger.Ledger
 	jrn    *journal.Journal
 	eng    *Engine
@@ -69,7 +70,7 @@ func settings(mode Mode) Settings {
 
 // newRig makes the parts; start makes them run. Both belong in a bubble.
 func newRig(t *testing.T) *rig {
-	return &rig{t: t, dir: t.TempDir(), world: plugintest.NewWorld("pve1")}
+	return &rig{t: t, dir: t.TempDir(), queue: 100, world: plugintest.NewWorld("pve1")}
 }
 
 var cache = memCache{}
@@ -96,7 +97,7 @@ func (r *rig) start(mode Mode) {
 	}
 	r.eng, err = New(Options{
 		Host: "pve1", Settings: set, Observer: r.world.Observer(), Executors: oneExecutor{r.executor()},
-		Journal: j, Ledger: r.led, Cache: cache, Logger: slog.New(slog.DiscardHandler), QueueSize: 100, Drain: 20 * time.Second,
+		Journal: j, Ledger: r.led, Cache: cache, Logger: slog.New(slog.DiscardHandler), QueueSize: r.queue, Drain: 20 * time.Second,
 		Keys: r.keys, Clock: r.clock, Crash: r.crash,
 	})
 	if err != nil {

@@ -93,11 +93,3 @@ func tags(obs plugin.Observation) []string {
 		return r == ';' || r == ',' || r == ' '
 	}), func(t string) bool { return t == "" })
 }
-
-// submitOrder puts a waiting op on its guest's lane. A full queue is no loss:
-// the next look or start does it again.
-func (e *Engine) submitOrder(o op.Op) {
-	if _, err := e.queue.Submit(o.Guest.VMID, request{id: o.ID}); err != nil {
-		e.log.Warn("cannot take up an op", "guest", o.Guest.String(), "op", o.ID, "err", err)
-	}
-}

@@ -220,12 +220,23 @@ func (e *Engine) await(ctx context.Context, ops []op.Op) ([]op.Op, error) {
 	for i, o := range ops {
 		t, err := e.queue.Submit(o.Guest.VMID, request{id: o.ID})
 		if err != nil {
-			e.abandon(ctx, o.ID, "not taken: "+err.Error())
+			for _, rest := range ops[i:] { // none is to be done at some later time
+				e.abandon(context.WithoutCancel(ctx), rest.ID, "not taken: "+err.Error())
+			}
 			return nil, fmt.Errorf("guest %s: %w", o.Guest, err)
 		}
 		tickets[i] = t
 	}
+	return e.waitFor(ctx, ops, tickets)
+}
+
+// waitFor waits for the ends of ops that have their place, and of those that
+// have none for nothing.
+func (e *Engine) waitFor(ctx context.Context, ops []op.Op, tickets []*queue.Ticket) ([]op.Op, error) {
 	for i, t := range tickets {
+		if t == nil {
+			continue
+		}
 		if _, err := t.Wait(ctx); err != nil {
 			return nil, fmt.Errorf("guest %s: op %s: %w", ops[i].Guest, ops[i].ID, err)
 		}

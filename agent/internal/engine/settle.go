@@ -43,9 +43,7 @@ func (e *Engine) takeUp() {
 		case o.Kind == plugin.Destroy && (o.State == op.Granted || o.State == op.Retried):
 			e.queue.Look(o.Guest.VMID, "granted destroy")
 		case e.waitsForLane(o):
-			if _, err := e.queue.Submit(o.Guest.VMID, request{id: o.ID}); err != nil {
-				e.log.Error("cannot take up an op again", "guest", o.Guest.String(), "op", o.ID, "err", err)
-			}
+			e.submitOrder(o)
 		}
 	}
 }

@@ -172,12 +172,12 @@ func (e *Engine) leaveQuarantine(ctx context.Context, o op.Op, by string) (Appli
 	if err != nil {
 		return Applied{}, notRestored(o, err)
 	}
-	planned, err := t.Wait(ctx)
+	done, err := t.Wait(ctx)
 	if err != nil {
 		return Applied{}, notRestored(o, err)
 	}
-	ops, _ := planned.([]op.Op)
-	ops, err = e.await(ctx, ops)
+	l, _ := done.(left)
+	ops, err := e.waitFor(ctx, l.ops, l.tickets)
 	return Applied{Ops: ops}, err
 }
 
@@ -228,7 +228,17 @@ func (e *Engine) leave(ctx context.Context, id guest.VMID, l leaving) queue.Resu
 	if stranger {
 		return queue.Result{Err: fmt.Errorf("%w: the guest of the quarantine is not there any more", ErrOrder)}
 	}
-	return queue.Result{Done: ops}
+	done := left{ops: ops}
+	for _, o := range ops { // here: who said undo may not wait so long
+		done.tickets = append(done.tickets, e.submitOrder(o))
+	}
+	return queue.Result{Done: done}
+}
+
+// left are the ops that make a guest what it was before its quarantine.
+type left struct {
+	ops     []op.Op
+	tickets []*queue.Ticket
 }
 
 // former are the actions that make a guest what it was before quarantine.
