@@ -32,6 +32,7 @@ const hookBudget = 250 * time.Millisecond
 type program struct {
 	name string
 	argv []string
+	env  []string // beside the bench's own
 }
 
 // hookRig is a real agent with its hook socket, and the programs beside which the helper is measured.
@@ -164,11 +165,14 @@ func (r *hookRig) stop() error {
 }
 
 func (r *hookRig) programs() (ours program, others []program) {
-	ours = program{"helper", []string{filepath.Join(r.dir, "helper"), "-socket", r.socket, "-spool", r.spool, "101", "pre-start"}}
-	others = []program{{"bare static Go program", []string{filepath.Join(r.dir, "bare")}}, {"/bin/true", []string{"/bin/true"}}}
+	ours = program{
+		"helper", []string{filepath.Join(r.dir, "helper"), "-socket", r.socket, "-spool", r.spool, "101", "pre-start"},
+		[]string{"GOMAXPROCS=1"}, // as the snippet starts it
+	}
+	others = []program{{name: "bare static Go program", argv: []string{filepath.Join(r.dir, "bare")}}, {name: "/bin/true", argv: []string{"/bin/true"}}}
 	if perl, err := exec.LookPath("perl"); err == nil {
 		script := "hookscript/felhom-hook/testdata/hook.pl"
-		others = append(others, program{"hookscript in Perl", []string{perl, script, r.socket, "101", "pre-start"}})
+		others = append(others, program{name: "hookscript in Perl", argv: []string{perl, script, r.socket, "101", "pre-start"}})
 	}
 	return ours, others
 }
@@ -246,8 +250,10 @@ func wanted(o program, name string, q int) string {
 }
 
 func spawn(p program) (time.Duration, error) {
+	cmd := exec.Command(p.argv[0], p.argv[1:]...)
+	cmd.Env = append(os.Environ(), p.env...)
 	begin := time.Now()
-	if err := exec.Command(p.argv[0], p.argv[1:]...).Run(); err != nil {
+	if err := cmd.Run(); err != nil {
 		return 0, fmt.Errorf("%s: %w", p.name, err)
 	}
 	return time.Since(begin), nil
