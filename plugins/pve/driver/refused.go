@@ -5,6 +5,7 @@ package driver
 
 import (
 	"errors"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,8 +19,8 @@ import (
 // tells, each with PVE's words; nil if it does not tell.
 func (d *Driver) refusedKeys(a plugin.Action, err error) map[string]string {
 	e, ok := errors.AsType[*pve.Error](err)
-	if !ok || a.Kind != plugin.SetConfig && a.Kind != plugin.Provision || e.Kind == pve.ErrNoGuest {
-		return nil
+	if !ok || a.Kind != plugin.SetConfig && a.Kind != plugin.Provision || e.Kind == pve.ErrNoGuest || e.Status == http.StatusUnauthorized {
+		return nil // it is no key that was refused
 	}
 	out := make(map[string]string)
 	for _, key := range touched(a) {

@@ -87,6 +87,11 @@ func TestTheOnlyKeyIsTheRefusedOne(t *testing.T) {
 	if got := d.refusedKeys(a, &pve.Error{Kind: pve.ErrNoGuest, Reason: "no"}); got != nil {
 		t.Errorf("of a guest that is gone: %v", got)
 	}
+	// A token that was exchanged, or that PVE could not look up: it would be
+	// set aside for good what PVE never looked at.
+	if got := d.refusedKeys(a, &pve.Error{Kind: pve.ErrDenied, Status: 401, Reason: "Authentication failed!"}); got != nil {
+		t.Errorf("of a token that is not known: %v", got)
+	}
 }
 
 // TestRecordedRefusals: testdata/refusals.jsonl.gz holds what a PVE 8.4.21
