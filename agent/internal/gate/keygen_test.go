@@ -39,7 +39,7 @@ func newKeygen(t testing.TB) *keygen {
 }
 
 func (k *keygen) try(stdin []byte, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(k.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(k.t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, k.path, args...)
 	cmd.Dir, cmd.Stdin, cmd.Env = k.dir, bytes.NewReader(stdin), append(os.Environ(), k.env...)

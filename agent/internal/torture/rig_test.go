@@ -163,7 +163,9 @@ func newRig(t *testing.T, state string) *rig {
 	r.write("guests.toml", rigGuests)
 	r.write("desired/guests.toml", rigDesired)
 	r.sim = r.background("pve.log", nil, "pvesim", "--dir", filepath.Join(dir, "pve"), "--guests", filepath.Join(dir, "guests.toml"), "--listen", "127.0.0.1:0")
-	r.wait("the node", 20*time.Second, func() bool { _, err := r.record(); return err == nil })
+	if !r.wait("the node", 5*time.Minute, func() bool { _, err := r.record(); return err == nil }) {
+		t.Fatal("the node does not come up")
+	}
 	conf := strings.NewReplacer("DIR", dir, "STATE", r.state, "BIN", bin, "UID", fmt.Sprint(os.Getuid()), "URL", strings.TrimSpace(r.read("pve/url"))).Replace(rigConfig)
 	r.write("agent.toml", conf)
 	r.user, _, _ = strings.Cut(strings.TrimSpace(r.read("pve/token")), "=")
