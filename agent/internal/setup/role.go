@@ -91,7 +91,8 @@ type Grant struct {
 // are two: seeing the node, which counts everywhere, and working on guests,
 // storages and bridges.
 func (r Role) Grants(major int) []Grant {
-	see, work := []string{"Sys.Audit"}, []string{"VM.Audit", "Datastore.Audit"}
+	// A backup job may be of a pool: what it saves is known by Pool.Audit only.
+	see, work := []string{"Pool.Audit", "Sys.Audit"}, []string{"VM.Audit", "Datastore.Audit"}
 	for _, kind := range r.Kinds() {
 		for _, g := range []guest.Kind{guest.LXC, guest.QEMU} {
 			for _, p := range pve.Privileges(string(kind), g, major) {

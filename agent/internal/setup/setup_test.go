@@ -161,7 +161,7 @@ func TestGrants(t *testing.T) {
 		role     Role
 		has, not []string
 	}{
-		{Observe, []string{"/ Sys.Audit", "/vms VM.Audit", "/storage Datastore.Audit"}, []string{"/vms VM.PowerMgmt", "/sdn/zones SDN.Use"}},
+		{Observe, []string{"/ Sys.Audit", "/ Pool.Audit", "/vms VM.Audit", "/storage Datastore.Audit"}, []string{"/vms VM.PowerMgmt", "/sdn/zones SDN.Use"}},
 		{
 			Operate,
 			[]string{"/vms VM.PowerMgmt", "/vms VM.Config.Memory", "/vms VM.Config.CDROM", "/vms VM.Snapshot", "/vms VM.Backup", "/sdn/zones SDN.Use", "/storage Datastore.AllocateSpace"},

@@ -134,6 +134,14 @@ func (s *survey) backupJobs(ctx context.Context) {
 }
 
 func (s *survey) inPool(ctx context.Context, pool string) (bool, error) {
+	path := "/pool/" + pool
+	p, err := s.d.pve.Permissions(ctx, path)
+	switch {
+	case err != nil:
+		return false, err
+	case !p.Has(path, "Pool.Audit"): // PVE may answer with an empty list
+		return false, fmt.Errorf("the token may not see who is in pool %s: it has no Pool.Audit on %s", pool, path)
+	}
 	list, err := s.d.pve.Pool(ctx, pool)
 	return slices.Contains(list, s.ref.ID.VMID), err
 }

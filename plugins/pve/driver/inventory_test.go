@@ -125,6 +125,20 @@ func TestInventoryNotAllowed(t *testing.T) {
 	})
 }
 
+// TestInventoryOfPools: which guests are in a pool is known only to whoever has
+// Pool.Audit on it. PVE leaves out the others without a word.
+func TestInventoryOfPools(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, withJobs)
+		r.sim.SetRole("CPU", slices.DeleteFunc(slices.Clone(fullRole), func(p string) bool { return p == "Pool.Audit" }))
+		got := inventoryOf(t, r.driver("cpu", secretCPU, Options{}), 101).Missing
+		want := []string{"backup job backup-pool: the token may not see who is in pool web: it has no Pool.Audit on /pool/web"}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("missing (-want +got):\n%s", diff)
+		}
+	})
+}
+
 // TestInventoryThatFails: each part fails by itself.
 func TestInventoryThatFails(t *testing.T) {
 	for path, part := range map[string]string{
