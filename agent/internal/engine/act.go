@@ -91,8 +91,7 @@ func (e *Engine) intend(ctx context.Context, o *op.Op) error {
 	}
 	o.Attempt++
 	o.Sent = e.opt.Wall()
-	j := o.Journalled()
-	if err := e.append(ctx, ledger.Record{Type: ledger.TypeOp, Op: &j}); err != nil {
+	if err := e.record(ctx, o); err != nil {
 		return err
 	}
 	e.sends(o.Guest.VMID)

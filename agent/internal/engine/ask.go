@@ -288,6 +288,9 @@ const freshFor = time.Second
 func (e *Engine) stillSo(id guest.VMID, o *op.Op, a gated) func(context.Context) error {
 	seen := time.Now()
 	return func(ctx context.Context) error {
+		if o.Gated() && e.paused(id) != "" {
+			return errStale
+		}
 		if time.Since(seen) < freshFor {
 			return nil
 		}
@@ -296,8 +299,11 @@ func (e *Engine) stillSo(id guest.VMID, o *op.Op, a gated) func(context.Context)
 			return errors.Join(errStale, err)
 		}
 		now, err := e.again(s, *o)
-		if err != nil || e.notNow(s) != "" || s.led.Incarnation != o.Incarnation || now.hash(o.Incarnation) != a.hash(o.Incarnation) {
+		if err != nil || e.notNow(s) != "" || e.heldBack(s, *o) != "" || s.led.Incarnation != o.Incarnation || now.hash(o.Incarnation) != a.hash(o.Incarnation) {
 			return errStale
+		}
+		if err := e.stillAllowed(ctx, s, o); err != nil {
+			return errors.Join(errStale, err)
 		}
 		o.Digest = now.Digest
 		return nil

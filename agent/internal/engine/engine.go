@@ -131,6 +131,7 @@ type Engine struct {
 	movers   movers
 	keyed    movers // by idempotency key
 	late     late
+	permits  sync.Mutex // held while a permit's use is written
 	arrivals arrivals
 
 	// mu guards what follows.

@@ -276,6 +276,7 @@ func (e *Engine) inactive(want *desired.Guest) string {
 
 // act carries out one action of a guest's plan.
 func (e *Engine) act(ctx context.Context, s sighting, a plan.Action, asker string) queue.Result {
+	before := e.lastAttempt(s.want.VMID)
 	if why := e.mayAct(s, a); why != "" {
 		v := e.makeView(s)
 		v.Note = why
@@ -283,8 +284,11 @@ func (e *Engine) act(ctx context.Context, s sighting, a plan.Action, asker strin
 		return queue.Result{}
 	}
 	o := e.newOp(s, a, asker)
-	_, res := e.run(ctx, o)
-	return res
+	_, res := e.run(ctx, o, e.stillDue(s, o, a, false))
+	if o.State == "" { // not begun
+		e.putBackAttempt(s.want.VMID, before)
+	}
+	return soon(res)
 }
 
 func (e *Engine) newOp(s sighting, a plan.Action, asker string) *op.Op {

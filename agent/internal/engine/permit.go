@@ -63,18 +63,7 @@ func (e *Engine) granted(p ledger.Permit, now time.Time) (*gate.Grant, error) {
 func (e *Engine) permitted(ctx context.Context, s sighting, o *op.Op) bool {
 	now := time.Now()
 	for _, p := range e.led.Permits() {
-		if o.Approval != nil && o.Approval.Hash == p.Hash {
-			p.Used-- // by this op's own attempt, which was not sent
-		}
-		g, err := e.granted(p, now)
-		if err == nil {
-			err = g.Covers(gate.Use{
-				Now: now, ClockSynchronised: e.clockGood(ctx), Host: e.opt.Host, Asker: requestAsker(*o),
-				Action: string(o.Kind), Class: o.Class, Guest: o.Guest, Tags: tags(s.obs),
-				DeletesBackup: o.Kind == plugin.DeleteBackup || o.Kind == plugin.DeleteVolume,
-				Used:          p.Used, Withdrawn: p.Withdrawn,
-			})
-		}
+		g, err := e.covers(ctx, s, o, p, now)
 		if err != nil {
 			e.log.Debug("permit does not cover an op", "permit", p.ID, "op", o.ID, "err", err)
 			continue
@@ -86,6 +75,32 @@ func (e *Engine) permitted(ctx context.Context, s sighting, o *op.Op) bool {
 		return true
 	}
 	return false
+}
+
+// covers tells whether one permit covers an op, or says why not.
+func (e *Engine) covers(ctx context.Context, s sighting, o *op.Op, p ledger.Permit, now time.Time) (*gate.Grant, error) {
+	if e.usedBy(o.ID, p) {
+		p.Used-- // by this op's own attempt, which was not sent
+	}
+	g, err := e.granted(p, now)
+	if err != nil {
+		return nil, err
+	}
+	return g, g.Covers(gate.Use{
+		Now: now, ClockSynchronised: e.clockGood(ctx), Host: e.opt.Host, Asker: requestAsker(*o),
+		Action: string(o.Kind), Class: o.Class, Guest: o.Guest, Tags: tags(s.obs),
+		DeletesBackup: o.Kind == plugin.DeleteBackup || o.Kind == plugin.DeleteVolume,
+		Used:          p.Used, Withdrawn: p.Withdrawn,
+	})
+}
+
+// countOf is how many ops a permit allows.
+func countOf(p ledger.Permit) int {
+	t, err := gate.ParsePermit([]byte(p.Text))
+	if err != nil {
+		return 0
+	}
+	return t.Count
 }
 
 func tags(obs plugin.Observation) []string {

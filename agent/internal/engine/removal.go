@@ -35,8 +35,7 @@ func (e *Engine) grant(ctx context.Context, o *op.Op, a gated) queue.Result {
 	if err := o.Move(op.Granted); err != nil {
 		return queue.Result{Err: err}
 	}
-	j := o.Journalled()
-	if err := e.append(ctx, ledger.Record{Type: ledger.TypeOp, Op: &j}); err != nil {
+	if err := e.record(ctx, o); err != nil {
 		return queue.Result{Err: err}
 	}
 	e.log.Warn("destroy granted", "guest", o.Guest.String(), "op", o.ID, "by", strings.Join(o.Approval.Signers, ", "), "not_before", utc(o.NotBefore))
@@ -148,16 +147,20 @@ func (e *Engine) revoke(ctx context.Context, o *op.Op, next op.State, why string
 
 // part runs one step of a destroy as an op of its own.
 func (e *Engine) part(ctx context.Context, s sighting, o *op.Op, a plan.Action) queue.Result {
+	before := e.lastAttempt(o.Guest.VMID)
 	if why := e.tooOften(s, a); why != "" {
 		return e.revoke(ctx, o, op.Failed, why)
 	}
 	p := e.newOp(s, a, o.Asker)
 	p.Parent = o.ID
-	state, res := e.run(ctx, p)
+	state, res := e.run(ctx, p, e.stillPart(s, o))
 	if state == op.Succeeded {
 		return queue.Result{Again: lookAgain}
 	}
-	return res
+	if p.State == "" { // not begun
+		e.putBackAttempt(o.Guest.VMID, before)
+	}
+	return soon(res)
 }
 
 // backUpFirst makes the backup that was asked for, and wants to see it.
@@ -278,6 +281,7 @@ func (e *Engine) delete(ctx context.Context, s sighting, o *op.Op) queue.Result 
 	if err != nil {
 		return e.revoke(ctx, o, op.Refused, err.Error())
 	}
+	before := e.lastAttempt(o.Guest.VMID)
 	if why := e.tooOften(s, plan.Action{Kind: plugin.Destroy}); why != "" {
 		return e.revoke(ctx, o, op.Failed, why)
 	}
@@ -290,7 +294,10 @@ func (e *Engine) delete(ctx context.Context, s sighting, o *op.Op) queue.Result 
 	fresh.Explains = nil // a guest that is still there after it should be as it was
 	e.logHead("about to destroy a guest", "guest", o.Guest.String(), "op", o.ID)
 	_, res := e.run(ctx, &fresh, e.stillToDelete(o, &fresh))
-	return res
+	if fresh.State == o.State { // not begun
+		e.putBackAttempt(o.Guest.VMID, before)
+	}
+	return soon(res)
 }
 
 // stillToDelete looks at the guest again if its deletion had to wait for its

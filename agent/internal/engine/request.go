@@ -280,7 +280,7 @@ func (e *Engine) carryOut(ctx context.Context, id guest.VMID, r request) queue.R
 	e.mu.Lock()
 	e.last[id] = attempt{config: s.obs.Config}
 	e.mu.Unlock()
-	state, res := e.run(ctx, fresh)
+	state, res := e.run(ctx, fresh, e.stillDue(s, fresh, *a, true))
 	switch state {
 	case op.Intent, op.Started, op.Retried:
 		return queue.Result{Again: max(res.Again, 500*time.Millisecond)}
