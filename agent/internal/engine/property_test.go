@@ -263,7 +263,7 @@ func node(t *testing.T, rnd *rand.Rand, specs []pvetest.GuestSpec) (*pvetest.Sim
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		_ = srv.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
+		_ = srv.Serve(tls.NewListener(pvetest.Lasting(l), &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
 	}()
 	t.Cleanup(func() { _ = srv.Close(); <-served })
 	tok, err := pve.ParseToken("agent@pve!full=" + secret)

@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -157,7 +156,7 @@ func (r *rowRig) connect() *pve.Client {
 		}
 		node.ServeHTTP(w, req)
 	})
-	r.serve(srv, tls.NewListener(lasting{l}, &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
+	r.serve(srv, tls.NewListener(pvetest.Lasting(l), &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
 	tok, err := pve.ParseToken(token + "=" + secret)
 	r.must(err)
 	c, err := pve.New(pve.Options{
@@ -167,26 +166,6 @@ func (r *rowRig) connect() *pve.Client {
 	r.must(err)
 	r.t.Cleanup(c.Close)
 	return c
-}
-
-// lasting is a listener whose connections may be used again. The server ends
-// its wait for the next request by a deadline; bufconn calls that an error that
-// lasts, after which TLS gives up the connection.
-type lasting struct{ net.Listener }
-
-func (l lasting) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	return lastingConn{c}, err
-}
-
-type lastingConn struct{ net.Conn }
-
-func (c lastingConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if te := net.Error(nil); errors.As(err, &te) && te.Timeout() {
-		err = os.ErrDeadlineExceeded
-	}
-	return n, err
 }
 
 // listen serves hooks, to root alone, whom the kernel would name on a socket.

@@ -149,7 +149,7 @@ func (w *world) connect() *pve.Client {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		_ = srv.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
+		_ = srv.Serve(tls.NewListener(pvetest.Lasting(l), &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
 	}()
 	w.t.Cleanup(func() { _ = srv.Close(); <-served })
 	tok, err := pve.ParseToken(user + "=" + secret)
