@@ -261,6 +261,30 @@ func TestSnippetChainsThroughLink(t *testing.T) {
 	}
 }
 
+// A script that is linked is run by its own name, as PVE ran it: many look for
+// files beside it, and without them refuse the start. What the link says is
+// taken as it is, with and without a PATH.
+func TestSnippetRunsWhatIsLinkedByItsOwnName(t *testing.T) {
+	t.Parallel()
+	own := script(t, `echo "$0"; . "${0%/*}/lib.sh"`)
+	write(t, filepath.Join(filepath.Dir(own), "lib.sh"), []byte("exit 4\n"), 0o644)
+	path := snippet(t, "/nonexistent")
+	p := former(t, path, "101", "")
+	os.Remove(p)
+	if err := os.Symlink(own, p); err != nil {
+		t.Fatal(err)
+	}
+	for _, env := range []string{"A=1", "PATH=", "PATH=/nonexistent"} {
+		got := run(t, []string{env}, path, "101", "pre-start")
+		if want := (result{4, own + "\n", ""}); env == "A=1" && got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+		if got.out == "" {
+			t.Errorf("%s: it was not run: %+v", env, got)
+		}
+	}
+}
+
 func TestSnippetInOddPlaces(t *testing.T) {
 	t.Parallel()
 	ok := script(t, "exit 0")
