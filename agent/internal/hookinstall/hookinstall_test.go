@@ -337,3 +337,34 @@ func TestFind(t *testing.T) {
 		t.Error("a guest of another node was found")
 	}
 }
+
+// TestStorageThatMustBeMounted: what is written below a mount point that is
+// empty now is hidden later, and no guest that names it starts.
+func TestStorageThatMustBeMounted(t *testing.T) {
+	for name, tt := range map[string]struct {
+		mount any
+		fits  bool
+	}{
+		"not mounted":                   {"yes", false},
+		"as a number":                   {1, false},
+		"no mount point":                {"no", true},
+		"below one":                     {"/proc", true},
+		"below one that is not mounted": {"DIR", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, dir := newCluster(t)
+			if tt.mount == "DIR" {
+				tt.mount = dir
+			}
+			c.api["/storage"] = []row{{"storage": "local", "type": "dir", "path": dir, "content": "snippets", "is_mountpoint": tt.mount}}
+			in := c.installer()
+			_, err := in.Install(t.Context(), in.guest(t, 101))
+			if (err == nil) != tt.fits {
+				t.Errorf("install: %v", err)
+			}
+			if err != nil && !strings.Contains(err.Error(), "is not mounted") {
+				t.Errorf("it does not say why: %v", err)
+			}
+		})
+	}
+}

@@ -5,9 +5,9 @@ package hookinstall
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +25,7 @@ type Storage struct {
 	Nodes   []string // none = all
 	Shared  bool
 	Off     bool
+	Mount   string // where a file system must be mounted; "" = nowhere
 }
 
 // sharedTypes are shared by what they are; a directory is if it says so.
@@ -34,7 +35,8 @@ func (f *Facts) storages(ctx context.Context, run Runner) error {
 	var rows []struct {
 		Storage, Type, Path, Content, Nodes string
 		Shared, Disable                     flag
-		Dirs                                string `json:"content-dirs"`
+		Dirs                                string          `json:"content-dirs"`
+		Mount                               json.RawMessage `json:"is_mountpoint"`
 	}
 	if err := get(ctx, run, "/storage", &rows); err != nil {
 		return err
@@ -47,6 +49,7 @@ func (f *Facts) storages(ctx context.Context, run Runner) error {
 		if s.Path == "" && slices.Contains(sharedTypes, r.Type) {
 			s.Path = "/mnt/pve/" + r.Storage
 		}
+		s.Mount = mountPoint(s, strings.Trim(string(r.Mount), `"`))
 		for _, d := range words(r.Dirs) {
 			if dir, ok := strings.CutPrefix(d, "snippets="); ok {
 				s.Dir = dir
@@ -56,6 +59,19 @@ func (f *Facts) storages(ctx context.Context, run Runner) error {
 	}
 	slices.SortFunc(f.Storages, func(a, b Storage) int { return strings.Compare(a.ID, b.ID) })
 	return nil
+}
+
+// mountPoint reads is_mountpoint: a boolean of PVE's, or a path.
+func mountPoint(s Storage, said string) string {
+	var yes flag
+	_ = yes.UnmarshalJSON([]byte(said)) // it has no error
+	switch {
+	case slices.Contains(sharedTypes, s.Type), bool(yes):
+		return s.Path
+	case strings.HasPrefix(said, "/"):
+		return said
+	}
+	return ""
 }
 
 func words(list string) []string {
@@ -99,14 +115,18 @@ func (s Storage) unreachable() string {
 		return err.Error()
 	case !info.IsDir():
 		return s.Path + " is not a directory"
-	case slices.Contains(sharedTypes, s.Type) && !mounted(s.Path, info):
-		return s.Path + " is not mounted"
+	case s.Mount != "" && !mounted(s.Mount):
+		return s.Mount + " is not mounted"
 	}
 	return ""
 }
 
 // mounted reports whether a file system begins at path.
-func mounted(path string, info fs.FileInfo) bool {
+func mounted(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
 	up, err := os.Stat(filepath.Dir(path))
 	if err != nil {
 		return false
