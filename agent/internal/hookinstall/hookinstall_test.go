@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/felhom/felhom-agent/pkg/guest"
@@ -366,5 +367,19 @@ func TestStorageThatMustBeMounted(t *testing.T) {
 				t.Errorf("it does not say why: %v", err)
 			}
 		})
+	}
+}
+
+// TestStorageThatRunsNothing: PVE looks at the mode of a hookscript only, and
+// the guest does not start.
+func TestStorageThatRunsNothing(t *testing.T) {
+	c, dir := newCluster(t)
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_NOEXEC, "size=64k"); err != nil {
+		t.Skipf("no file system can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
+	in := c.installer()
+	if _, err := in.Install(t.Context(), in.guest(t, 101)); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "noexec") {
+		t.Errorf("install: %v", err)
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Storage is one that can hold files.
@@ -117,8 +119,17 @@ func (s Storage) unreachable() string {
 		return s.Path + " is not a directory"
 	case s.Mount != "" && !mounted(s.Mount):
 		return s.Mount + " is not mounted"
+	case noExec(s.Path):
+		return s.Path + " is on a file system that runs nothing (mounted noexec)"
 	}
 	return ""
+}
+
+// noExec reports whether the file system of path is mounted so that no file of
+// it is run, whatever its mode says.
+func noExec(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Flags&unix.ST_NOEXEC != 0
 }
 
 // mounted reports whether a file system begins at path.
