@@ -72,6 +72,8 @@ func kindOf(method string, status int, words string, params map[string]string) K
 		return ErrUnreachable
 	case status >= 596 && status <= 599:
 		return lost(method)
+	case status == http.StatusBadGateway || status == http.StatusGatewayTimeout:
+		return lost(method) // not PVE's: of a proxy in front of it
 	}
 	k := kindOfWords(words)
 	if k == ErrUnknownOutcome {

@@ -58,7 +58,7 @@ const (
 	// ErrUnsupported: 501, this PVE does not know the call.
 	ErrUnsupported Kind = "unsupported"
 	// ErrUnknownOutcome: a change was sent and may or may not take effect, now
-	// or later (596 to 599, timeout, broken connection or answer).
+	// or later (596 to 599, 502, 504, timeout, broken connection or answer).
 	ErrUnknownOutcome Kind = "outcome unknown"
 	// ErrNotSent: no byte of the request left this process.
 	ErrNotSent Kind = "not sent"

@@ -197,7 +197,8 @@ func TestNobodyListens(t *testing.T) {
 	}
 }
 
-// TestProxyErrors: what PVE's own proxy reports when it lost the daemon.
+// TestProxyErrors: what PVE's own proxy reports when it lost the daemon, and
+// one in front of PVE.
 func TestProxyErrors(t *testing.T) {
 	for status, kinds := range map[int][2]Kind{ // of a change, of a read
 		595: {ErrUnreachable, ErrUnreachable},
@@ -205,6 +206,8 @@ func TestProxyErrors(t *testing.T) {
 		597: {ErrUnknownOutcome, ErrTransient},
 		598: {ErrUnknownOutcome, ErrTransient},
 		599: {ErrUnknownOutcome, ErrTransient},
+		502: {ErrUnknownOutcome, ErrTransient},
+		504: {ErrUnknownOutcome, ErrTransient},
 	} {
 		e := exchange{Status: fmt.Sprintf("%d Connection timed out", status)}
 		for i, method := range []string{"POST", "GET"} {
