@@ -236,11 +236,17 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 		e.log.Info("an op waits", "guest", o.Guest.String(), "op", o.ID, "why", why)
 		return queue.Result{Done: o.State} // taken up again by takeUp
 	}
+	if o.Asker == op.Reconciler && e.wanted(id) == nil {
+		return e.notWanted(ctx, o)
+	}
 	a, err := e.again(s, o)
 	if err != nil {
 		return e.abandon(ctx, o.ID, err.Error())
 	}
 	fresh := e.renew(s, o, a.Action)
+	if why := notAsAsked(s, o, fresh); why != nil {
+		return e.abandon(ctx, o.ID, why.Error())
+	}
 	if o.Gated() {
 		allowed, err := e.allow(ctx, s, fresh, a)
 		if err != nil || !allowed {
@@ -259,6 +265,20 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 	}
 	e.queue.Look(id, "op ended")
 	return queue.Result{Done: state}
+}
+
+// errNotBenign: a vendor's kind was declared benign when it was asked for.
+var errNotBenign = errors.New("it needs a signature by now: ask again")
+
+// notAsAsked says why an op is not what was asked for any more, or nil.
+func notAsAsked(s sighting, o op.Op, fresh *op.Op) error {
+	switch {
+	case another(s, o):
+		return errAnother
+	case fresh.Gated() && !o.Gated():
+		return errNotBenign
+	}
+	return nil
 }
 
 // unreadable: it cannot be told at the moment what is there. PVE answers so now

@@ -149,6 +149,7 @@ type Engine struct {
 	stopped  map[guest.VMID]time.Time // seen to have gone down, for the quiet moment
 	sentAt   map[guest.VMID]time.Time // when this process last sent a request about it
 	last     map[guest.VMID]attempt
+	unserved map[guest.VMID]time.Time // since when no plugin serves its open op's kind
 	sure     map[guest.VMID]time.Time // when it was surely the same guest, by the node's clock
 	guards   guards
 	twin     string // why another agent is believed to use our token
@@ -167,7 +168,8 @@ func New(opt Options) (*Engine, error) {
 		want: map[guest.VMID]*desired.Guest{}, conflict: map[guest.VMID]string{},
 		views: map[guest.VMID]View{}, ran: map[guest.VMID]bool{}, stopped: map[guest.VMID]time.Time{},
 		sentAt: map[guest.VMID]time.Time{}, began: time.Now(),
-		last: map[guest.VMID]attempt{}, sure: map[guest.VMID]time.Time{},
+		unserved: map[guest.VMID]time.Time{},
+		last:     map[guest.VMID]attempt{}, sure: map[guest.VMID]time.Time{},
 	}
 	if e.forms == nil {
 		e.forms = guest.Standard()

@@ -110,3 +110,117 @@ func TestFullQueueForgetsNothing(t *testing.T) {
 		r.wantApplied("101 set_config", "102 set_config", "101 start", "102 start")
 	})
 }
+
+// TestApprovedBeforeARestart: what a document wants and was approved goes on
+// when what held it back is over: a provider that has not spoken, an expired
+// set.
+func TestApprovedBeforeARestart(t *testing.T) {
+	for _, retried := range []bool{false, true} {
+		gateBubble(t, func(r *rig, p *people) {
+			r.world.Change(105, func(g *plugintest.Guest) { g.Config["mp0"] = "local:105/vm-105-disk-1.raw,mp=/d,size=1G" })
+			r.mustDesire("[guest.105]\nkind = \"lxc\"\ndelete = [\"mp0\"]\n")
+			after(time.Minute)
+			o := r.led.Waiting(105)[0]
+			if retried {
+				r.world.Script(lockedFor(10 * time.Minute))
+			} else {
+				r.world.Change(105, func(g *plugintest.Guest) { g.Lock = "backup" })
+			}
+			_ = r.approveNoWait(p, o, alice)
+			r.stop()
+			r.world.Change(105, func(g *plugintest.Guest) { g.Lock = "" })
+			set := r.change
+			r.change = func(s *Settings) { set(s); s.Required["hub"] = true }
+			r.start(Enforce)
+			after(20 * time.Minute)
+			if got := r.op(o.ID); got.State != op.Succeeded || r.world.Effects(o.ID) != 1 {
+				t.Errorf("the op is %s: %s", got.State, got.Message)
+			}
+			if w := r.led.Waiting(105); len(w) > 0 {
+				t.Errorf("a second op waits for the same: %s", w[0].ID)
+			}
+		})
+	}
+}
+
+// TestRequestOutlivesWeather: a request that waits for a signature stays what it
+// is while the guest is locked, in transition, or cannot be read.
+func TestRequestOutlivesWeather(t *testing.T) {
+	for name, weather := range map[string]func(*plugintest.Guest){
+		"lock":       func(g *plugintest.Guest) { g.Lock = "backup" },
+		"unreadable": func(g *plugintest.Guest) { g.ConfigErr = "connection reset" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			gateBubble(t, func(r *rig, p *people) {
+				r.world.Change(105, func(g *plugintest.Guest) { g.Config["mp0"] = "local:105/vm-105-disk-1.raw,mp=/d,size=1G" })
+				r.mustDesire("[guest.105]\nkind = \"lxc\"\ndelete = [\"mp0\"]\n")
+				after(time.Minute)
+				o := r.led.Waiting(105)[0]
+				r.world.Change(105, weather)
+				after(10 * time.Minute)
+				r.world.Change(105, func(g *plugintest.Guest) { g.Lock, g.ConfigErr = "", "" })
+				after(time.Minute)
+				if got := r.op(o.ID); got.State != op.Awaiting {
+					t.Fatalf("the op is %s: %s", got.State, got.Message)
+				}
+				r.must(r.approve(p, o, alice))
+				r.wantApplied("105 set_config")
+			})
+		})
+	}
+}
+
+// TestAskedForBeforeTheFirstWord: what was asked for before a restart is not
+// given up because the desired state is not there yet.
+func TestAskedForBeforeTheFirstWord(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.put(101, guest.Stopped, guest.Config{"cores": "4"})
+		r.start(Observe)
+		r.mustDesire(wantRunning)
+		after(time.Minute)
+		r.stop()
+		o := crashed(plugin.Start)
+		o.Asker, o.State, o.Attempt = op.Operator, op.Planned, 0
+		r.seed(ledger.Record{Type: ledger.TypeOp, Op: o})
+		clear(cache) // or it cannot be read
+		r.start(Observe)
+		defer r.stop()
+		after(5 * time.Second)
+		r.mustDesire(wantRunning)
+		after(time.Minute)
+		if got := r.op(o.ID); got.State != op.Succeeded {
+			t.Errorf("the op is %s: %s", got.State, got.Message)
+		}
+	})
+}
+
+// TestAskedForInBadWeather: a step of what was applied waits for a lock, a
+// moment's transition, and a config that cannot be read.
+func TestAskedForInBadWeather(t *testing.T) {
+	for name, weather := range map[string]func(*plugintest.Guest){
+		"lock":       func(g *plugintest.Guest) { g.Lock = "backup" },
+		"unreadable": func(g *plugintest.Guest) { g.ConfigErr = "connection reset" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(r *rig) {
+				r.put(101, guest.Running, guest.Config{"cores": "2"})
+				r.start(Observe)
+				r.mustDesire(wantRunning)
+				after(time.Minute)
+				r.stop()
+				o := crashed(plugin.SetConfig)
+				o.Asker, o.State, o.Attempt, o.Set = op.Operator, op.Planned, 0, map[string]string{"cores": "4"}
+				r.seed(ledger.Record{Type: ledger.TypeOp, Op: o})
+				r.world.Change(101, weather)
+				r.start(Observe)
+				defer r.stop()
+				after(time.Minute)
+				r.world.Change(101, func(g *plugintest.Guest) { g.Lock, g.ConfigErr = "", "" })
+				after(time.Minute)
+				if got := r.op(o.ID); got.State != op.Succeeded {
+					t.Errorf("the op is %s: %s", got.State, got.Message)
+				}
+			})
+		})
+	}
+}

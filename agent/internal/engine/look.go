@@ -50,8 +50,10 @@ func (e *Engine) look(ctx context.Context, id guest.VMID) queue.Result {
 	if s.inactive != "" {
 		return s.again()
 	}
-	if err := e.propose(ctx, s); err != nil {
-		return queue.Result{Err: err}
+	if !e.goOn(ctx, s) {
+		if err := e.propose(ctx, s); err != nil {
+			return queue.Result{Err: err}
+		}
 	}
 	if len(s.plan.Actions) == 0 {
 		return s.again()

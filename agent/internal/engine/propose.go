@@ -6,6 +6,7 @@ package engine
 import (
 	"context"
 
+	"github.com/felhom/felhom-agent/agent/internal/identity"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/agent/internal/plan"
@@ -20,6 +21,9 @@ func (e *Engine) propose(ctx context.Context, s sighting) error {
 	if len(s.plan.Gated) > 0 {
 		want = &gated{Action: s.plan.Gated[0]}
 		want.effects = configEffects(want.Action)
+	}
+	if want == nil && e.clouded(s) {
+		return nil
 	}
 	for _, o := range e.led.Waiting(s.want.VMID) {
 		if o.Asker != op.Reconciler || o.State != op.Awaiting {
@@ -38,6 +42,30 @@ func (e *Engine) propose(ctx context.Context, s sighting) error {
 		return nil
 	}
 	return e.offer(ctx, s, *want)
+}
+
+// goOn puts what a document wants and a signature or a permit allows back on
+// the lane, if it lost its place there: what held it back is over. There is
+// none to be proposed then.
+func (e *Engine) goOn(ctx context.Context, s sighting) bool {
+	found := false
+	for _, o := range e.led.OpsOf(s.want.VMID) {
+		if o.Asker != op.Reconciler || !o.Gated() || o.Kind == plugin.Destroy {
+			continue
+		}
+		_, approved := e.led.Approval(o.ID)
+		if o.State == op.Retried || o.State == op.Awaiting && (approved || e.permitted(ctx, s, &o)) {
+			e.submitOrder(o)
+			found = true
+		}
+	}
+	return found
+}
+
+// clouded: what is planned is not all that is wanted, as it cannot be told at
+// the moment or must wait.
+func (e *Engine) clouded(s sighting) bool {
+	return unreadable(s) || s.who.verdict == identity.Unsure || e.notNow(s) != ""
 }
 
 func (e *Engine) offer(ctx context.Context, s sighting, a gated) error {

@@ -265,14 +265,21 @@ func (e *Engine) carryOut(ctx context.Context, id guest.VMID, r request) queue.R
 	}
 	want := e.wanted(id)
 	if want == nil {
-		return e.abandon(ctx, o.ID, ErrNotManaged.Error())
+		return e.notWanted(ctx, o)
 	}
 	s, err := e.sight(ctx, want)
 	if err != nil {
 		return queue.Result{Again: 2 * time.Second}
 	}
+	if another(s, o) {
+		return e.abandon(ctx, o.ID, errAnother.Error())
+	}
 	a, why := stillPlanned(s.plan, o)
-	if a == nil {
+	switch {
+	case a != nil:
+	case slices.ContainsFunc(s.plan.Withheld, func(w plan.Withheld) bool { return w.Waiting }), unreadable(s) && time.Now().Before(worthUntil(o)):
+		return queue.Result{Again: 2 * time.Second, Idle: true}
+	default:
 		return e.abandon(ctx, o.ID, why)
 	}
 	fresh := e.newOp(s, *a, o.Asker)
@@ -289,6 +296,40 @@ func (e *Engine) carryOut(ctx context.Context, id guest.VMID, r request) queue.R
 	}
 	e.queue.Look(id, "op ended")
 	return queue.Result{Done: state}
+}
+
+// notWanted is for an op about a guest that no document in force names. Soon
+// after the start one may still come.
+func (e *Engine) notWanted(ctx context.Context, o op.Op) queue.Result {
+	if e.unheard() {
+		return queue.Result{Again: 2 * time.Second, Idle: true}
+	}
+	return e.abandon(ctx, o.ID, ErrNotManaged.Error())
+}
+
+// unheardFor is how long after the start an op waits for the desired state it
+// rests on.
+const unheardFor = 10 * time.Minute
+
+// unheard: the agent started not long ago, and not every provider's desired
+// state is in force yet.
+func (e *Engine) unheard() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for name := range e.set.Required {
+		if e.sets[name] == nil {
+			return time.Since(e.began) < unheardFor
+		}
+	}
+	return false
+}
+
+var errAnother = errors.New("another guest has this VMID by now")
+
+// another: the op is not for the guest that is there. What needs a signature
+// is bound to it by that.
+func another(s sighting, o op.Op) bool {
+	return !o.Gated() && o.Incarnation != "" && o.Incarnation != s.led.Incarnation
 }
 
 // notBegun is for an op that somebody asked for and that could not even be

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -72,6 +73,10 @@ func (e *Engine) settle(ctx context.Context, id guest.VMID) (res queue.Result, o
 		return e.byObservation(ctx, &o)
 	}
 	exec, err := e.opt.Executors.Executor(o.Kind)
+	if e.goneFor(id, err) > patience {
+		err = e.step(ctx, &o, op.Unknown, ledger.Step{Message: "not known: " + err.Error()})
+		return queue.Result{Err: err, Again: lookAgain}, true
+	}
 	if err != nil {
 		return queue.Result{Err: fmt.Errorf("guest %s: settle op %s: %w", o.Guest, o.ID, err)}, true
 	}
@@ -87,6 +92,27 @@ func (e *Engine) settle(ctx context.Context, id guest.VMID) (res queue.Result, o
 	out.Message = "found again by its UPID: " + out.Message
 	state, res := e.foundEnded(ctx, &o, out, err)
 	return res, state != op.Abandoned
+}
+
+// patience is how long a plugin that serves an op's kind may be away in the
+// middle of the op before it is taken for gone.
+const patience = 10 * time.Minute
+
+// goneFor is how long no plugin has served the kind of the guest's open op, by
+// what looking for one said each time.
+func (e *Engine) goneFor(id guest.VMID, err error) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !errors.Is(err, plugin.ErrUnsupported) {
+		delete(e.unserved, id)
+		return 0
+	}
+	since, ok := e.unserved[id]
+	if !ok {
+		since = time.Now()
+		e.unserved[id] = since
+	}
+	return time.Since(since)
 }
 
 // foundEnded puts the end of an op on disk that was found again. Its place on
