@@ -5,7 +5,6 @@ package pve
 
 import (
 	"context"
-	"encoding/json"
 	"net/url"
 	"strconv"
 	"strings"
@@ -143,11 +142,19 @@ func (c *Client) Taken(ctx context.Context, v guest.VMID) (bool, error) {
 	return false, err
 }
 
-// Permissions are the token's effective privileges by path.
+// Permissions are the token's effective privileges by path, and whether each
+// propagates to what is below.
 type Permissions map[string]map[string]bool
 
 // Has reports whether the token has a privilege on exactly this path.
-func (p Permissions) Has(path, privilege string) bool { return p[path][privilege] }
+func (p Permissions) Has(path, privilege string) bool {
+	_, ok := p[path][privilege]
+	return ok
+}
+
+// HasBelow reports whether the token has a privilege on this path and, but for
+// what has an entry of its own, on all that is below.
+func (p Permissions) HasBelow(path, privilege string) bool { return p[path][privilege] }
 
 // Permissions reads the token's effective privileges: on one path, or with ""
 // on every path that has an entry.
@@ -156,17 +163,15 @@ func (c *Client) Permissions(ctx context.Context, path string) (Permissions, err
 	if path != "" {
 		query = url.Values{"path": {path}}
 	}
-	var raw map[string]map[string]json.RawMessage
+	var raw map[string]map[string]number
 	if err := c.get(ctx, "/access/permissions", query, &raw); err != nil {
 		return nil, err
 	}
 	out := make(Permissions, len(raw))
 	for p, privs := range raw {
 		out[p] = make(map[string]bool, len(privs))
-		// The value says whether the privilege propagates; having it at all is
-		// what counts on this path.
-		for name := range privs {
-			out[p][name] = true
+		for name, propagates := range privs {
+			out[p][name] = propagates.bool()
 		}
 	}
 	return out, nil

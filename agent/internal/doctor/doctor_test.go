@@ -211,6 +211,7 @@ func TestChecks(t *testing.T) {
 		{"quorum", Unknown, "595", func(_ *Env, n *fake) { n.err = errors.New("595") }},
 		{"privileges", Bad, "lacks VM.PowerMgmt on /vms", func(_ *Env, n *fake) { delete(n.perms["/vms"], "VM.PowerMgmt") }},
 		{"privileges", Bad, "on /vms", func(_ *Env, n *fake) { n.perms["/vms"] = nil }},
+		{"privileges", Bad, "lacks VM.PowerMgmt on /vms", func(_ *Env, n *fake) { n.perms["/vms"]["VM.PowerMgmt"] = false }}, // not on the guests
 		{"privileges", Warn, "never does: Permissions.Modify, Sys.Modify", func(_ *Env, n *fake) {
 			n.perms["/"]["Sys.Modify"], n.perms["/"]["Permissions.Modify"] = true, true
 		}},

@@ -231,7 +231,7 @@ func compare(have pve.Permissions, least, most []setup.Grant) (missing, excess [
 func inherits(have pve.Permissions, path, privilege string) bool {
 	for {
 		if _, told := have[path]; told || path == "/" {
-			return have.Has(path, privilege)
+			return have.HasBelow(path, privilege)
 		}
 		path = path[:max(1, strings.LastIndexByte(path, '/'))]
 	}

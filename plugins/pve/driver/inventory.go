@@ -86,7 +86,7 @@ func (s *survey) seesStorages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.Has("/storage", "Datastore.Audit") || p.Has("/storage", "Datastore.AllocateSpace") {
+	if p.HasBelow("/storage", "Datastore.Audit") || p.HasBelow("/storage", "Datastore.AllocateSpace") {
 		return nil
 	}
 	return errors.New("the token may not see every storage: it has no Datastore.Audit on /storage")

@@ -113,6 +113,10 @@ func TestInventoryNotAllowed(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("an auditor (-want +got):\n%s", diff)
 		}
+		r.sim.Grant(pvetest.Grant{Path: "/storage", Who: "agent@pve!read", Role: "PVEAuditor", NoPropagate: true})
+		if got := inventoryOf(t, read, 101).Missing; len(got) == 0 || !strings.Contains(got[0], "may not see every storage") {
+			t.Errorf("an auditor of the path of all storages alone: %q", got)
+		}
 		r.sim.SetRole("CPU", []string{"VM.Audit"})
 		got = inventoryOf(t, r.driver("cpu", secretCPU, Options{}), 101).Missing
 		want = []string{

@@ -166,7 +166,7 @@ func (d *Driver) mayName(ctx context.Context, shared bool) ([]pve.Ref, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !p.Has("/vms", "VM.Audit") {
+	if !p.HasBelow("/vms", "VM.Audit") {
 		return nil, errNotAll
 	}
 	list, err := d.pve.Resources(ctx)

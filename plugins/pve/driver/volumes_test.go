@@ -83,6 +83,13 @@ func TestVolumeNotProven(t *testing.T) {
 		if got.Status != plugin.Refused || !strings.Contains(got.Message, "may not see every guest") {
 			t.Errorf("guests that cannot be seen: %+v", got)
 		}
+		// A privilege that does not propagate is none on the guests below.
+		r.answer("GET", "/access/permissions", 200, `{"data":{"/vms":{"VM.Audit":0}}}`)
+		a.Attempt++
+		got = apply(t.Context(), r.Driver, a, "")
+		if got.Status != plugin.Refused || !strings.Contains(got.Message, "may not see every guest") {
+			t.Errorf("guests that cannot be seen, where the path of all can: %+v", got)
+		}
 	})
 }
 
