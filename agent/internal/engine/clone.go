@@ -35,7 +35,7 @@ func (e *Engine) noticeTwin(id guest.VMID, tasks []plugin.Task) {
 // an op's, or there was a sending about the guest that it may have come of, or
 // it is older than what this agent knows.
 func (e *Engine) accountsFor(id guest.VMID, t plugin.Task) bool {
-	if t.Started.Before(e.led.Began().Add(inFlight)) {
+	if t.Started.Before(e.led.Began().Add(inFlight)) || t.Started.Before(e.led.Whole()) {
 		return true
 	}
 	for _, o := range e.led.OpsOf(id) {

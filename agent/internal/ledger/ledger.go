@@ -91,6 +91,8 @@ type state struct {
 	Nonces    []string             `json:"nonces,omitempty"`
 	// Began is when the agent's present run began.
 	Began time.Time `json:"began,omitzero"`
+	// Whole is from when on all ended ops are remembered, zero if all are.
+	Whole time.Time `json:"whole,omitzero"`
 }
 
 func newState() state {
@@ -383,7 +385,23 @@ func (l *Ledger) ended(o *op.Op) {
 	l.endedGate(o)
 	l.s.Ended = append(l.s.Ended, o.ID)
 	if len(l.s.Ended) > keepEnded {
-		delete(l.s.Ops, l.s.Ended[0])
-		l.s.Ended = slices.Delete(l.s.Ended, 0, 1)
+		l.forgetOldest()
 	}
+}
+
+// forgetOldest forgets the op that ended first, but for the steps of an op that
+// has not ended.
+func (l *Ledger) forgetOldest() {
+	i := slices.IndexFunc(l.s.Ended, func(id string) bool {
+		o := l.s.Ops[id]
+		return o == nil || o.Parent == "" || l.s.Ops[o.Parent] == nil || l.s.Ops[o.Parent].State.Ended()
+	})
+	if i < 0 {
+		return
+	}
+	if o := l.s.Ops[l.s.Ended[i]]; o != nil && o.Ended.After(l.s.Whole) {
+		l.s.Whole = o.Ended
+	}
+	delete(l.s.Ops, l.s.Ended[i])
+	l.s.Ended = slices.Delete(l.s.Ended, i, i+1)
 }

@@ -96,6 +96,13 @@ func (l *Ledger) Began() time.Time {
 	return l.s.Began
 }
 
+// Whole is from when on all ops that ended are remembered; zero if all are.
+func (l *Ledger) Whole() time.Time {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.s.Whole
+}
+
 // SeenEvent reports whether an event id has been accepted.
 func (l *Ledger) SeenEvent(id string) bool {
 	l.mu.RLock()
