@@ -49,7 +49,7 @@ var errChanged = errors.New("the directory changes while it is read")
 // editors and packaging tools leave (.a.toml.swp, a.toml~, #a.toml#,
 // a.toml.dpkg-new) are not.
 func wanted(name string) bool {
-	ext := filepath.Ext(name)
+	ext := strings.ToLower(filepath.Ext(name)) // the core refuses WEB.TOML: it must not be left out without a word
 	return name == plugin.IndexName || (ext == ".toml" || ext == ".json") && !strings.HasPrefix(name, ".") && !strings.HasPrefix(name, "#")
 }
 

@@ -49,7 +49,7 @@ func TestWhatIsRead(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for _, name := range []string{
-		"b.toml", "a.json", "z.toml", // these are
+		"b.toml", "a.json", "z.toml", "C.TOML", // these are; of the last the core says what is wrong
 		".hidden.toml", ".a.toml.swp", "a.toml~", "#a.toml#", "a.toml.bak", "a.toml.dpkg-new", "README", "4913", "toml", "orphan.toml.sig",
 	} {
 		write(t, dir, name, name)
@@ -62,6 +62,7 @@ func TestWhatIsRead(t *testing.T) {
 	write(t, dir, "z.toml.sig", one+one)
 	s := newReader(dir).snapshot()
 	want := plugin.Snapshot{Revision: s.Revision, Files: []plugin.File{
+		{Name: "C.TOML", Data: []byte("C.TOML")},
 		{Name: "a.json", Data: []byte("a.json")},
 		{Name: "b.toml", Data: []byte("b.toml"), Signatures: [][]byte{[]byte(one)}},
 		{Name: "felhom.index", Data: []byte("index"), Signatures: [][]byte{[]byte(one)}},
