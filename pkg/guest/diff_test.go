@@ -36,6 +36,19 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+// TestEmptyIsNoDeletionOfWhatPVEMade: a value that says nothing takes the key
+// away only if nothing of PVE's own is in it.
+func TestEmptyIsNoDeletionOfWhatPVEMade(t *testing.T) {
+	t.Parallel()
+	const uuid = "uuid=11111111-2222-3333-4444-555555555555"
+	for _, actual := range []string{uuid + ",serial=YWJj,base64=1", uuid + ",serial=YWJj"} {
+		got := guest.Standard().Diff(guest.Facts{Kind: guest.QEMU, PVE: 8}, guest.Config{"smbios1": "base64=0"}, nil, guest.Config{"smbios1": actual})
+		if len(got) != 1 || got[0].Delete || got[0].Class != guest.Benign || !strings.Contains(got[0].Send, uuid) || strings.Contains(got[0].Send, "serial") {
+			t.Errorf("%s: %+v", actual, got)
+		}
+	}
+}
+
 // one is a change of one key, and what the test looks at.
 type one struct {
 	name            string

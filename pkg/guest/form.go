@@ -155,8 +155,8 @@ func (f Form) complete(e Edit) string {
 // byDelete reports whether an edit is better made by deleting the key: what
 // empties a list, because PVE keeps that as a blank, and what ByDelete says.
 func (f Form) byDelete(e Edit, value string) bool {
-	if f.Value.Check(value) != nil {
-		return false
+	if f.Value.Check(value) != nil || f.Value.Normal(value) != f.Value.Normal(e.To) {
+		return false // something that PVE made has been added to it, and would go too
 	}
 	zero := f.Value.Normal(value) == f.Value.Normal(f.Default)
 	return zero && (f.Default == "" || f.ByDelete && e.Facts.Running)
