@@ -19,6 +19,7 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/journal"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/plugin"
 )
 
 // filler puts something into every field of a value.
@@ -33,6 +34,12 @@ func (f filler) fill(v reflect.Value) {
 		return
 	case *guest.VMID:
 		*p = guest.VMID(101 + f.IntN(3))
+		return
+	case *guest.Phase:
+		*p = []guest.Phase{guest.PreStart, guest.PostStart, guest.PreStop, guest.PostStop}[f.IntN(4)]
+		return
+	case *plugin.ActionKind:
+		*p = []plugin.ActionKind{plugin.Shutdown, plugin.Provision, plugin.Destroy, plugin.Start}[f.IntN(4)]
 		return
 	}
 	if f.IntN(4) == 0 && v.Kind() != reflect.Struct {
@@ -94,6 +101,12 @@ func (f filler) record(l *Ledger) Record {
 		f.fill(at.Elem())
 		if r.Type == TypeOp {
 			r.Op.ID, r.Op.State = fmt.Sprint("o", f.IntN(900)), everyState[f.IntN(len(everyState))]
+			if f.IntN(2) == 0 {
+				r.Op.Params = map[string]string{"ha": "running"}
+			}
+		}
+		if r.Agent != nil && f.IntN(2) == 0 {
+			r.Agent.What = Started
 		}
 		if r.Type == TypeStep {
 			open := l.Ops()
@@ -112,6 +125,19 @@ func (f filler) record(l *Ledger) Record {
 	}
 }
 
+// manyEnded lets so many ops end that some are forgotten.
+func manyEnded(t *testing.T, l *Ledger) {
+	t.Helper()
+	var recs []Record
+	for i := range keepEnded + 5 {
+		id := fmt.Sprint("before", i)
+		recs = append(recs, intent(id, plugin.Start), step(id, op.Succeeded))
+	}
+	if err := play(t, l, recs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestSnapshotIsAllOfTheState: a ledger that was restored from a snapshot in the
 // middle of a random journal is the one that was there, and becomes what it
 // would have become.
@@ -123,6 +149,11 @@ func TestSnapshotIsAllOfTheState(t *testing.T) {
 	for seed := range uint64(seeds) {
 		f := filler{rand.New(rand.NewPCG(seed, 1))}
 		whole, twice, kept := New(), New(), New()
+		for _, l := range []*Ledger{whole, twice, kept} {
+			if seed == 0 {
+				manyEnded(t, l)
+			}
+		}
 		for i := range length {
 			b, err := f.record(whole).Encode()
 			if err != nil {
