@@ -180,7 +180,7 @@ func readRegular(path string) ([]byte, error) {
 
 func executable(path string) bool {
 	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && !noExec(path)
 }
 
 // put replaces a file by rename: at no moment is there none, or half of one,

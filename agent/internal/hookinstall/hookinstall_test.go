@@ -382,4 +382,9 @@ func TestStorageThatRunsNothing(t *testing.T) {
 	if _, err := in.Install(t.Context(), in.guest(t, 101)); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "noexec") {
 		t.Errorf("install: %v", err)
 	}
+	script(t, filepath.Join(dir, "snippets/mine.sh"))
+	c.conf["101"] = "local:snippets/mine.sh"
+	if s, err := in.Status(t.Context(), in.guest(t, 101)); err != nil || !strings.Contains(s.Trouble, "does not start") {
+		t.Errorf("a guest with a script there: %+v, %v", s, err)
+	}
 }
