@@ -388,3 +388,18 @@ func TestStorageThatRunsNothing(t *testing.T) {
 		t.Errorf("a guest with a script there: %+v, %v", s, err)
 	}
 }
+
+// TestBindMountIsAMount: of the same device as what it is mounted on.
+func TestBindMountIsAMount(t *testing.T) {
+	dir := t.TempDir()
+	if mounted(dir) {
+		t.Error("a directory is taken for a mount point")
+	}
+	if err := syscall.Mount(t.TempDir(), dir, "", syscall.MS_BIND, ""); err != nil {
+		t.Skipf("no directory can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
+	if !mounted(dir) {
+		t.Error("a bind mount is not seen")
+	}
+}

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -132,19 +131,13 @@ func noExec(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Flags&unix.ST_NOEXEC != 0
 }
 
-// mounted reports whether a file system begins at path.
+// mounted reports whether a file system, or a part of one, is mounted at path.
 func mounted(path string) bool {
-	info, err := os.Stat(path)
-	if err != nil {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS, &st) != nil {
 		return false
 	}
-	up, err := os.Stat(filepath.Dir(path))
-	if err != nil {
-		return false
-	}
-	a, ok := info.Sys().(*syscall.Stat_t)
-	b, ok2 := up.Sys().(*syscall.Stat_t)
-	return ok && ok2 && a.Dev != b.Dev
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // ErrRefused marks what would keep a guest from starting.
