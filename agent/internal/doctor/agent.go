@@ -157,8 +157,10 @@ func socket(env *Env, what, path string) []Finding {
 		return unknown("%v; root may look", err)
 	case env.Agent == nil && !there:
 		return nil // as it should be: hooks of a stopped agent spool at once
-	case env.Agent == nil:
+	case env.Agent == nil && what == "hook":
 		return one(Warn, startIt, "%s is there and no agent answers: each hook waits for its budget before it spools", path)
+	case env.Agent == nil:
+		return one(Warn, startIt, "%s is there and no agent answers", path)
 	case !there:
 		return one(Bad, "systemctl restart felhom-agent", "the agent runs and its %s socket %s is gone", what, path)
 	case info.Mode().Type() != fs.ModeSocket:

@@ -169,6 +169,8 @@ func TestChecks(t *testing.T) {
 		{"disk", Unknown, "no such file", func(e *Env, _ *fake) { e.Config.Agent.StateDir = "/nonexistent" }},
 		{"sockets", Bad, "is gone", func(e *Env, _ *fake) { os.Remove(e.Config.Hook.Socket) }},
 		{"sockets", Bad, "open to others", func(e *Env, _ *fake) { os.Chmod(e.Config.Control.Socket, 0o666) }},
+		{"sockets", Warn, "hook.sock is there and no agent answers: each hook waits", func(e *Env, _ *fake) { e.Agent = nil; os.Remove(e.Config.Control.Socket) }},
+		{"sockets", Warn, "control.sock is there and no agent answers systemctl", func(e *Env, _ *fake) { e.Agent = nil; os.Remove(e.Config.Hook.Socket) }},
 		{"sockets", Warn, "no agent answers", func(e *Env, _ *fake) { e.Agent = nil }},
 		{"sockets", OK, "", func(e *Env, _ *fake) {
 			e.Agent = nil
@@ -205,6 +207,8 @@ func TestChecks(t *testing.T) {
 		{"pve", Bad, "refuses the token", func(_ *Env, n *fake) { n.err = fmt.Errorf("401: %w", pve.ErrDenied) }},
 		{"pve", Bad, "does not answer", func(_ *Env, n *fake) { n.err = errors.New("refused") }},
 		{"pve", Warn, "older", func(_ *Env, n *fake) { n.version = "7.4-20" }},
+		{"pve", Unknown, "tells no version", func(_ *Env, n *fake) { n.version = "" }},
+		{"pve", Warn, "older", func(_ *Env, n *fake) { n.version = "6.4-1" }},
 		{"pve", Warn, "newer", func(_ *Env, n *fake) { n.version = "10.0" }},
 		{"quorum", Bad, "no quorum", func(_ *Env, n *fake) { n.cluster = pve.Cluster{Name: "c"} }},
 		{"quorum", OK, "quorate", func(_ *Env, n *fake) { n.cluster = pve.Cluster{Name: "c", Quorate: true} }},

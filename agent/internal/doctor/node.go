@@ -81,7 +81,9 @@ func version(ctx context.Context, env *Env) []Finding {
 		return one(Bad, "systemctl status pveproxy pvedaemon; see the check of tls", "PVE does not answer: %v", err)
 	case v.Major() == 8 || v.Major() == 9:
 		return ok("PVE %s", v.Version)
-	case v.Major() == 7:
+	case v.Major() == 0:
+		return unknown("PVE tells no version (%q)", v.Version)
+	case v.Major() < 8:
 		return one(Warn, "upgrade: PVE 7 gets no fixes since 2024", "PVE %s is older than what was tried", v.Version)
 	}
 	return one(Warn, "look for a newer felhom-agent", "PVE %s is newer than what is known: unknown keys are compared as text", v.Version)
