@@ -120,8 +120,7 @@ var refusals = regexp.MustCompile(`protection mode enabled|is running|overwrite 
 func (d *Driver) callFailed(ctx context.Context, j *job, kind pve.Kind, o plugin.Outcome) plugin.Outcome {
 	switch {
 	case kind == pve.ErrExists && j.Kind == plugin.Provision:
-		o.Status, o.Message = plugin.Refused, o.Message+": it is somebody else's"
-		return o
+		return somebodyElses(o)
 	case kind == pve.ErrInvalid, kind == pve.ErrNotFound, kind == pve.ErrExists, refusals.MatchString(o.Message):
 		o.Status = plugin.Refused
 		return o
@@ -133,6 +132,12 @@ func (d *Driver) callFailed(ctx context.Context, j *job, kind pve.Kind, o plugin
 		}
 	}
 	o, _ = weather(kind, o)
+	return o
+}
+
+// somebodyElses is the end of a making whose VMID was taken since nobody had it.
+func somebodyElses(o plugin.Outcome) plugin.Outcome {
+	o.Status, o.Message = plugin.Refused, o.Message+": it is somebody else's"
 	return o
 }
 
@@ -183,6 +188,8 @@ func taskFailed(j *job, s pve.TaskStatus) plugin.Outcome {
 		kind == pve.ErrNotRunning && (j.Kind == plugin.Stop || j.Kind == plugin.Shutdown):
 		o.Status = plugin.Done
 		return o
+	case kind == pve.ErrExists && j.Kind == plugin.Provision:
+		return somebodyElses(o)
 	}
 	m, _ := methodOf(j.Kind)
 	if m.passes && kind != pve.ErrTransient {

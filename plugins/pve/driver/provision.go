@@ -310,7 +310,7 @@ func (d *Driver) made(ctx context.Context, j *job, _ pve.UPID) (effect, error) {
 // toldMade completes the outcome of a task that did not make the guest as it
 // should: PVE cleans up after some failures and not after others.
 func (d *Driver) toldMade(ctx context.Context, j *job, _ pve.UPID, o plugin.Outcome) plugin.Outcome {
-	if o.Status == plugin.Done {
+	if o.Status == plugin.Done || o.Status == plugin.Refused { // what is there then is not ours
 		return o
 	}
 	return d.leftover(ctx, j, o)

@@ -138,6 +138,30 @@ func TestRaceToMake(t *testing.T) {
 	}
 }
 
+// TestRaceNoticedInTheTask: a virtual machine's clone finds a container of its
+// VMID only once the task runs. It is no guest that was half made.
+func TestRaceNoticedInTheTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, onZFS)
+		id := twoKinds[1]
+		a := making(free(id))
+		a.Set, a.Params = nil, map[string]string{"how": byClone, "source": id.VMID.String()}
+		stranger := otherKind(a.Guest)
+		r.at("POST", "/clone", func() {
+			if err := r.sim.Add(twin(stranger)); err != nil {
+				t.Error(err)
+			}
+		}, nil)
+		got := apply(t.Context(), r.Driver, a, "")
+		if len(got.handles) != 1 || got.err != nil || got.Status != plugin.Refused || got.Params != nil || !strings.Contains(got.Message, "somebody else's") {
+			t.Errorf("%+v", got)
+		}
+		if there, _ := r.there(stranger); !there {
+			t.Error("the stranger was touched")
+		}
+	})
+}
+
 // TestTwoMakers: two agents are told to make one VMID at once: one guest is
 // made, and the other is refused, at the latest when it looks again.
 func TestTwoMakers(t *testing.T) {
