@@ -46,8 +46,12 @@ func (in *Installer) chain(st Storage, id guest.ID, now string) ([]Step, []strin
 	if isOurs(now) {
 		return in.moveChain(st, id, now)
 	}
+	old, err := st.former(id.VMID)
+	if err != nil {
+		return nil, nil, err
+	}
 	if now == "" {
-		return nil, leftOver(st, id), nil
+		return unlinkSteps(st, id.VMID, old), leftOver(st, id, old), nil
 	}
 	_, path, err := in.Facts.resolve(now)
 	if err != nil {
@@ -57,17 +61,35 @@ func (in *Installer) chain(st Storage, id guest.ID, now string) ([]Step, []strin
 		return nil, nil, fmt.Errorf("%w: the present hookscript %s (%s) is not an executable file: %s does not start as it is; correct or delete the option first",
 			ErrRefused, now, path, id)
 	}
-	if st.chained(id.VMID) {
-		if to, _ := os.Readlink(st.link(id.VMID)); to != path {
-			return nil, nil, fmt.Errorf("%w: %s is there and is not %s; one of the two has to go first", ErrRefused, st.link(id.VMID), path)
-		}
+	to, _ := os.Readlink(st.link(id.VMID))
+	if st.chained(id.VMID) && to != path && old == "" {
+		return nil, nil, fmt.Errorf("%w: %s is there and is not %s; one of the two has to go first", ErrRefused, st.link(id.VMID), path)
 	}
-	return in.linkSteps(st, id.VMID, path, now), []string{"the former hookscript " + now + " is run after ours, as before"}, nil
+	steps := in.linkSteps(st, id.VMID, path, now)
+	if old != now || to != path {
+		steps = append(unlinkSteps(st, id.VMID, old), steps...)
+	}
+	return steps, []string{"the former hookscript " + now + " is run after ours, as before"}, nil
 }
 
-// leftOver tells of a chained script that begins to run with ours.
-func leftOver(st Storage, id guest.ID) []string {
-	if !st.chained(id.VMID) {
+// unlinkSteps take away what an installation before this one chained: it was of
+// the guest that had the VMID then, or was given up since.
+func unlinkSteps(st Storage, id guest.VMID, old string) []Step {
+	if old == "" {
+		return nil
+	}
+	return []Step{{What: "remove " + st.link(id) + ", the former hookscript " + old + " of an earlier installation", do: func(context.Context) error {
+		if err := os.Remove(st.link(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return os.Remove(st.formerFile(id))
+	}}}
+}
+
+// leftOver tells of a chained script that begins to run with ours; old is one
+// that is taken away.
+func leftOver(st Storage, id guest.ID, old string) []string {
+	if !st.chained(id.VMID) || old != "" {
 		return nil
 	}
 	return []string{st.link(id.VMID) + " is there and will be run"}
@@ -90,7 +112,7 @@ func (in *Installer) linkSteps(st Storage, id guest.VMID, path, volid string) []
 func (in *Installer) moveChain(st Storage, id guest.ID, now string) ([]Step, []string, error) {
 	old, _, err := in.Facts.resolve(now)
 	if err != nil || !old.chained(id.VMID) {
-		return nil, leftOver(st, id), nil
+		return nil, leftOver(st, id, ""), nil
 	}
 	volid, err := old.former(id.VMID)
 	if err != nil {
@@ -101,7 +123,7 @@ func (in *Installer) moveChain(st Storage, id guest.ID, now string) ([]Step, []s
 		return nil, nil, fmt.Errorf("%w: %s was put there by hand; put it to %s as well, and try again", ErrRefused, old.link(id.VMID), st.link(id.VMID))
 	}
 	if st.chained(id.VMID) {
-		return nil, leftOver(st, id), nil
+		return nil, leftOver(st, id, ""), nil
 	}
 	return in.linkSteps(st, id.VMID, path, volid), []string{"the former hookscript " + volid + " stays in the chain"}, nil
 }

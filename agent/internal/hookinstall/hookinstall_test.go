@@ -280,6 +280,51 @@ func TestWhatIsNotKnownAboutHAIsAnError(t *testing.T) {
 	}
 }
 
+// TestAnotherGuestsFormerHookscriptIsNotRun: what was chained for a VMID is of
+// the guest that had it then. Where nothing or something else is set now, that
+// counts.
+func TestAnotherGuestsFormerHookscriptIsNotRun(t *testing.T) {
+	for _, now := range []string{"", "local:snippets/new"} {
+		c, dir := newCluster(t)
+		script(t, dir+"/snippets/old")
+		script(t, dir+"/snippets/new")
+		c.conf["101"] = "local:snippets/old"
+		in := c.installer()
+		change(t, in.Install, in.guest(t, 101))
+		c.conf["101"] = now // it was destroyed, and made anew
+		change(t, in.Install, in.guest(t, 101))
+		want := ""
+		if now != "" {
+			want = dir + "/snippets/new"
+		}
+		if to, _ := os.Readlink(dir + "/snippets/felhom-hook.d/101"); to != want {
+			t.Errorf("%q: chained %q, want %q", now, to, want)
+		}
+		if st, err := in.Status(t.Context(), in.guest(t, 101)); err != nil || !st.Installed || st.Former != now || st.Trouble != "" {
+			t.Errorf("%q: %+v, %v", now, st, err)
+		}
+	}
+	c, dir := newCluster(t) // the storage was moved: the link leads nowhere
+	script(t, dir+"/snippets/old")
+	c.conf["101"] = "local:snippets/old"
+	if err := errors.Join(os.Mkdir(dir+"/snippets/felhom-hook.d", 0o755), os.Symlink("/nonexistent", dir+"/snippets/felhom-hook.d/101"),
+		os.WriteFile(dir+"/snippets/felhom-hook.d/101.former", []byte("local:snippets/old\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	moved := c.installer()
+	change(t, moved.Install, moved.guest(t, 101))
+	if st, err := moved.Status(t.Context(), moved.guest(t, 101)); err != nil || st.Former != "local:snippets/old" || st.Trouble != "" {
+		t.Errorf("%+v, %v", st, err)
+	}
+	c, dir = newCluster(t)
+	script(t, dir+"/snippets/felhom-hook.d/101") // by hand: it stays
+	in := c.installer()
+	change(t, in.Install, in.guest(t, 101))
+	if !executable(dir + "/snippets/felhom-hook.d/101") {
+		t.Error("what was put there by hand is gone")
+	}
+}
+
 func TestMoveTakesTheChainAlong(t *testing.T) {
 	c, dir := newCluster(t)
 	script(t, dir+"/snippets/old")
