@@ -217,9 +217,11 @@ func (d *Driver) writeFailed(ctx context.Context, j *job, err error, o plugin.Ou
 		return o
 	}
 	stored, live := d.aftermath(ctx, j)
-	if w, ok := weather(e.Kind, o); ok && !stored {
-		w.RefusedKeys = nil
-		return w
+	if w, ok := weather(e.Kind, o); ok {
+		w.RefusedKeys, o.RefusedKeys = nil, nil // it is no key that was refused
+		if !stored {
+			return w
+		}
 	}
 	o.Status = plugin.Failed
 	if !stored && !live {

@@ -264,7 +264,8 @@ func TestWriteWeather(t *testing.T) {
 				got := apply(t.Context(), r.Driver, a, "")
 				switch {
 				case !execute && (got.err != nil || got.Status != plugin.Retry || got.Reason != want),
-					execute && (got.err != nil || got.Status != plugin.Failed):
+					execute && (got.err != nil || got.Status != plugin.Failed),
+					got.RefusedKeys != nil: // no key was refused, and none is to be set aside
 					t.Errorf("%s, executed %v: %+v", reason, execute, got)
 				}
 			})
