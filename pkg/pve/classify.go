@@ -23,7 +23,7 @@ var wordings = []wording{
 	{ErrUnknownOutcome, regexp.MustCompile(`can't lock file '/var/log/pve/tasks/\.active\.lock'`)},
 	{ErrUnknownOutcome, regexp.MustCompile(`^(?:unexpected status|unable to get last line from task log.*)$`)},
 	{ErrLocked, lockedPattern},
-	{ErrNoQuorum, regexp.MustCompile(`no quorum|'/etc/pve/[^']*'.* - Permission denied`)},
+	{ErrNoQuorum, regexp.MustCompile(`no quorum|'/etc/pve/[^']*'.*(?: - | failed: )(?:Permission denied|Read-only file system|Input/output error|No space left on device)`)},
 	{ErrBusy, regexp.MustCompile(`can't lock file '|got lock request timeout|Failed to obtain guest migration lock|can't acquire lock`)},
 	{ErrChanged, regexp.MustCompile(`detected modified configuration|checksum mismatch \(file change by other user\?\)`)},
 	{ErrNoGuest, regexp.MustCompile(`^Configuration file 'nodes/[^/']+/(?:lxc|qemu-server)/\d+\.conf' does not exist`)},

@@ -47,7 +47,8 @@ const (
 	ErrBusy Kind = "busy"
 	// ErrChanged: the digest sent along is not that of the config any more.
 	ErrChanged Kind = "changed"
-	// ErrNoQuorum: the cluster file system is read-only.
+	// ErrNoQuorum: the cluster file system takes nothing: it is read-only
+	// without quorum, or the file system under it is full or broken.
 	ErrNoQuorum Kind = "no quorum"
 	// ErrTransient: PVE could not answer just now; the same read may work in a
 	// moment. Of a change it says only that PVE reported an error of that kind.

@@ -21,7 +21,7 @@ const (
 	reasonLocked      = "locked"      // the config carries a lock
 	reasonBusy        = "busy"        // PVE did not get its process lock in time
 	reasonChanged     = "changed"     // the config is not the one planned on
-	reasonQuorum      = "quorum"      // the cluster file system is read-only
+	reasonQuorum      = "quorum"      // the cluster file system takes nothing
 	reasonTransient   = "transient"   // PVE failed for the moment
 	reasonUnreachable = "unreachable" // the daemon or node behind the API is away
 	reasonUnsure      = "unsure"      // what has to be proven first is not proven

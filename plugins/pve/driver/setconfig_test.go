@@ -245,6 +245,10 @@ func TestWriteWeather(t *testing.T) {
 			"failed to read from command socket: Connection reset by peer":          "transient",
 			"can't lock file '/run/lock/lxc/pve-config-101.lock' - got timeout":     "busy",
 			"unable to open file '/etc/pve/lxc/101.conf.tmp.1' - Permission denied": "quorum",
+			// The root file system is full, and with it the cluster's.
+			"unable to open file '/etc/pve/lxc/101.conf.tmp.1' - Input/output error":        "quorum",
+			"unable to write '/etc/pve/lxc/101.conf.tmp.1' - No space left on device":       "quorum",
+			"close (rename) atomic file '/etc/pve/lxc/101.conf' failed: Input/output error": "quorum",
 		} {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, nil)
