@@ -30,7 +30,7 @@ var wordings = []wording{
 	{ErrRunning, regexp.MustCompile(`^(?:CT|VM) \d+ already running`)},
 	{ErrNotRunning, regexp.MustCompile(`^(?:CT|VM) \d+ not running`)},
 	{ErrExists, regexp.MustCompile(`^(?:unable to (?:create|restore) (?:CT|VM) \d+[ :].*|(?:CT|VM) \d+ )already exists|^(?:clone failed: )?close \(rename\) atomic file '/etc/pve/[^']*\.conf' failed: File exists`)},
-	{ErrTransient, regexp.MustCompile(`failed to read from command socket|Connection reset by peer|ipcc_send_rec\[\d+\] failed|Transport endpoint is not connected`)},
+	{ErrTransient, regexp.MustCompile(`failed to read from command socket|Connection reset by peer|ipcc_send_rec\[\d+\] failed|Transport endpoint is not connected|fork failed: `)},
 	// No worker began.
 	{ErrTransient, regexp.MustCompile(`got no worker upid|starting worker failed|unable to fork worker`)},
 	{ErrUnreachable, regexp.MustCompile(`^hostname lookup '.*' failed`)},

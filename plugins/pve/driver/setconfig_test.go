@@ -242,6 +242,7 @@ func TestWritePrivileges(t *testing.T) {
 func TestWriteWeather(t *testing.T) {
 	for _, execute := range []bool{false, true} {
 		for reason, want := range map[string]string{
+			"fork failed: Cannot allocate memory":                                   "transient",
 			"failed to read from command socket: Connection reset by peer":          "transient",
 			"can't lock file '/run/lock/lxc/pve-config-101.lock' - got timeout":     "busy",
 			"unable to open file '/etc/pve/lxc/101.conf.tmp.1' - Permission denied": "quorum",
