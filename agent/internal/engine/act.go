@@ -114,6 +114,7 @@ func (e *Engine) step(ctx context.Context, o *op.Op, next op.State, st ledger.St
 		return fmt.Errorf("op %s cannot go from %q to %q", o.ID, o.State, next)
 	}
 	st.ID, st.Guest, st.State, st.From = o.ID, o.Guest, next, o.State
+	bound(&st)
 	if err := e.append(ctx, ledger.Record{Type: ledger.TypeStep, Step: &st}); err != nil {
 		return err
 	}
@@ -155,7 +156,7 @@ func (e *Engine) report(o *op.Op, next op.State, msg string) {
 		attrs = append(attrs, "upid", o.Handle)
 	}
 	if msg != "" {
-		attrs = append(attrs, "message", msg)
+		attrs = append(attrs, "message", clip(msg))
 	}
 	if next == op.Succeeded || next == op.Abandoned {
 		e.log.Info("done", attrs...)
@@ -179,7 +180,7 @@ func (e *Engine) verdict(ctx context.Context, o *op.Op, out plugin.Outcome, err 
 			next = op.Abandoned // planned afresh at the next look
 		}
 		if out.RetryAfter > 0 {
-			return next, queue.Result{Again: out.RetryAfter}
+			return next, queue.Result{Again: min(out.RetryAfter, maxRetryAfter)}
 		}
 		return next, queue.Result{Err: errWait}
 	case plugin.Refused:
@@ -198,6 +199,10 @@ func (e *Engine) verdict(ctx context.Context, o *op.Op, out plugin.Outcome, err 
 	}
 	return "", queue.Result{Again: lookAgain}
 }
+
+// maxRetryAfter bounds for how long a plugin's word keeps an op, and with it
+// its guest's lane, waiting.
+const maxRetryAfter = 6 * time.Hour
 
 // lookAgain is at once, but behind what is already on the lane.
 const lookAgain = time.Millisecond
@@ -257,7 +262,7 @@ func (e *Engine) putAside(ctx context.Context, o *op.Op, refused map[string]stri
 	var recs []ledger.Record
 	for _, key := range slices.Sorted(maps.Keys(refused)) {
 		recs = append(recs, ledger.Record{Type: ledger.TypeSetAside, SetAside: &ledger.SetAside{
-			VMID: o.Guest.VMID, Key: key, Words: refused[key], PVE: pve,
+			VMID: o.Guest.VMID, Key: key, Words: clip(refused[key]), PVE: pve,
 			Want: fingerprint(want.Config, key), Have: fingerprint(have, key),
 		}})
 	}

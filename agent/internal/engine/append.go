@@ -63,6 +63,8 @@ func (e *Engine) append(ctx context.Context, recs ...ledger.Record) error {
 			about = append(about, r.Op.Guest.VMID)
 		case r.Step != nil:
 			about = append(about, r.Step.Guest.VMID)
+		case r.Quarantine != nil:
+			about = append(about, r.Quarantine.VMID)
 		}
 		p, err := r.Encode()
 		if err != nil {

@@ -54,3 +54,26 @@ func TestBackupThatIsNotToBeSeenEndsADestroy(t *testing.T) {
 		}
 	})
 }
+
+// TestUndoneBeforeTheQuarantineBegins: a guest is not put in quarantine for an
+// op that was undone while the guest was looked at.
+func TestUndoneBeforeTheQuarantineBegins(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		o := r.ask(plugin.Destroy, map[string]string{"backup": "pbs"})
+		defer r.take(SlotBackup)()
+		r.must(r.approve(p, o, alice))
+		after(5 * time.Second)
+		o = r.op(o.ID)
+		s, err := r.eng.inspect(r.t.Context(), 105)
+		r.must(err)
+		_, err = r.eng.Undo(r.t.Context(), o.ID, "bob")
+		r.must(err)
+		if o.State != op.Granted {
+			t.Fatalf("it was %s", o.State)
+		}
+		r.eng.enterQuarantine(r.t.Context(), s, &o)
+		if q := r.led.Guest(105).Quarantine; q != nil {
+			t.Errorf("it is in quarantine for op %s, which is %s", q.Op, r.op(o.ID).State)
+		}
+	})
+}

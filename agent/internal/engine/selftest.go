@@ -121,6 +121,9 @@ func (e *Engine) runSelftest(ctx context.Context, id guest.VMID, st selftest) qu
 	before := maps.Clone(obs.Config)
 	for _, kv := range corpus[obs.State.ID.Kind] {
 		if err := e.try(ctx, &res, st.asker, kv[0], kv[1]); err != nil {
+			if uerr := e.untilSettled(ctx, id); uerr != nil {
+				return queue.Result{Err: errors.Join(err, uerr)}
+			}
 			return queue.Result{Err: errors.Join(err, e.putBack(ctx, id, st.asker, before))}
 		}
 	}
@@ -129,6 +132,22 @@ func (e *Engine) runSelftest(ctx context.Context, id guest.VMID, st selftest) qu
 	}
 	e.queue.Look(id, "selftest ended")
 	return queue.Result{Done: res}
+}
+
+// untilSettled waits until nothing is in flight about the guest: a write whose
+// outcome is not known may still take effect.
+func (e *Engine) untilSettled(ctx context.Context, id guest.VMID) error {
+	for {
+		res, open := e.settle(ctx, id)
+		if !open {
+			return nil
+		}
+		select {
+		case <-time.After(max(res.Again, time.Second)):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // scratch observes the guest and refuses any that is not marked, is managed,

@@ -321,6 +321,10 @@ func (l *Ledger) Check(r Record) error {
 		if r.Step.From != "" && o.State != r.Step.From || !o.State.Can(r.Step.State) {
 			return fmt.Errorf("op %s is %q by now and cannot become %q", o.ID, o.State, r.Step.State)
 		}
+	case r.Quarantine != nil && r.Quarantine.Over == "":
+		if o := l.s.Ops[r.Quarantine.Op]; o == nil || o.State != op.Granted && o.State != op.Retried {
+			return fmt.Errorf("op %s is not granted any more: no quarantine for it", r.Quarantine.Op)
+		}
 	}
 	return nil
 }
