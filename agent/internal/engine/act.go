@@ -216,7 +216,10 @@ func (e *Engine) errVerdict(ctx context.Context, o *op.Op, err error) (op.State,
 		e.failed(o.Guest.VMID)
 		return op.Refused, queue.Result{Err: errWait}
 	case errors.Is(err, plugin.ErrNotSent) && o.State == op.Intent:
-		return notSent(o), queue.Result{Err: err}
+		if next := notSent(o); next == op.Retried {
+			return next, queue.Result{Again: retryUnsent}
+		}
+		return op.Abandoned, queue.Result{Err: err}
 	}
 	if ctx.Err() != nil {
 		return "", queue.Result{} // being stopped: the next start settles it
@@ -224,10 +227,14 @@ func (e *Engine) errVerdict(ctx context.Context, o *op.Op, err error) (op.State,
 	return "", queue.Result{Err: fmt.Errorf("guest %s: outcome of op %s not known yet: %w", o.Guest, o.ID, err)}
 }
 
-// notSent is what becomes of an op that was proven not to have been sent. An
-// approval that it has spent stays good for it, and is checked again.
+// retryUnsent is how soon an op is tried again that could not be sent.
+const retryUnsent = 10 * time.Second
+
+// notSent is what becomes of an op that was proven not to have been sent. What
+// somebody asked for is tried again; an approval that it has spent stays good
+// for it, and is checked again. The rest is planned afresh.
 func notSent(o *op.Op) op.State {
-	if o.Gated() {
+	if o.Gated() || o.Asker != op.Reconciler && o.Parent == "" {
 		return op.Retried
 	}
 	return op.Abandoned

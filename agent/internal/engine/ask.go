@@ -258,6 +258,8 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 	}
 	state, res := e.run(ctx, fresh, e.stillSo(id, fresh, a))
 	switch {
+	case errors.Is(res.Err, plugin.ErrUnsupported) && !state.InFlight() && !state.Ended():
+		return e.notBegun(ctx, o.ID, res.Err)
 	case state == op.Intent, state == op.Started, state == op.Retried, errors.Is(res.Err, errStale):
 		return queue.Result{Again: max(res.Again, 500*time.Millisecond)}
 	case state == op.Planned, state == op.Awaiting:

@@ -224,3 +224,70 @@ func TestAskedForInBadWeather(t *testing.T) {
 		})
 	}
 }
+
+// TestAskedForAndNotSent: what somebody asked for and a crash, or a plugin that
+// was away, kept from being sent, is sent.
+func TestAskedForAndNotSent(t *testing.T) {
+	t.Run("crash", func(t *testing.T) {
+		bubble(t, func(r *rig) {
+			r.put(101, guest.Stopped, guest.Config{"cores": "4"})
+			r.start(Observe)
+			r.mustDesire(wantRunning)
+			r.stop()
+			o := crashed(plugin.Start)
+			o.Asker = op.Operator
+			r.seed(ledger.Record{Type: ledger.TypeOp, Op: o})
+			r.start(Observe)
+			defer r.stop()
+			after(5 * time.Minute)
+			if got := r.op(o.ID); got.State != op.Succeeded || r.world.Effects(o.ID) != 1 {
+				t.Errorf("the op is %s: %s", got.State, got.Message)
+			}
+		})
+	})
+	t.Run("away", func(t *testing.T) {
+		bubble(t, func(r *rig) {
+			began, tries := time.Now(), 0
+			r.world.Script(func(plugin.Action) plugintest.Behaviour {
+				if time.Since(began) < 10*time.Minute {
+					tries++
+					return plugintest.Behaviour{Err: plugin.ErrNotSent}
+				}
+				return plugintest.Behaviour{}
+			})
+			r.put(101, guest.Stopped, guest.Config{"cores": "4"})
+			r.start(Observe)
+			defer r.stop()
+			r.mustDesire(wantRunning)
+			after(time.Minute)
+			got, err := r.eng.Apply(r.t.Context(), Asked{By: "operator (uid 0)"})
+			if err != nil || got.Ops[0].State != op.Succeeded {
+				t.Errorf("%+v, %v", got.Ops, err)
+			}
+			if tries > 100 {
+				t.Errorf("%d intents were written meanwhile", tries)
+			}
+		})
+	})
+}
+
+// TestRetriedAndNobodyToCarryItOut: what no plugin serves any more ends also
+// after a first attempt.
+func TestRetriedAndNobodyToCarryItOut(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		v := &vendor{exec: r.world.Executor()}
+		r.eng.opt.Executors = v
+		r.world.Script(lockedFor(time.Minute))
+		go func() {
+			_, _ = r.eng.Ask(r.t.Context(), Order{Guest: 105, Action: plugin.TakeSnapshot, Params: map[string]string{"name": "one"}, By: "operator (uid 0)"})
+		}()
+		after(10 * time.Second)
+		v.gone.Store(true)
+		after(10 * time.Minute)
+		for _, o := range r.led.Ops() {
+			if o.State != op.Abandoned {
+				t.Errorf("the op is %s", o.State)
+			}
+		}
+	})
+}

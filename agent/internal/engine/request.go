@@ -288,6 +288,9 @@ func (e *Engine) carryOut(ctx context.Context, id guest.VMID, r request) queue.R
 	e.last[id] = attempt{config: s.obs.Config}
 	e.mu.Unlock()
 	state, res := e.run(ctx, fresh, e.stillDue(s, fresh, *a, true))
+	if errors.Is(res.Err, plugin.ErrUnsupported) && !state.InFlight() && !state.Ended() {
+		return e.notBegun(ctx, o.ID, res.Err)
+	}
 	switch state {
 	case op.Intent, op.Started, op.Retried:
 		return queue.Result{Again: max(res.Again, 500*time.Millisecond)}

@@ -248,6 +248,9 @@ func (e *Engine) write(ctx context.Context, obs plugin.Observation, asker, reaso
 	if state.InFlight() || state == op.Planned || state == "" {
 		return nil, fmt.Errorf("guest %s: %s: %w", o.Guest, reason, errors.Join(errNoOutcome, res.Err))
 	}
+	if state == op.Retried { // by nobody: it has no place on the lane
+		e.abandon(ctx, o.ID, "not tried again")
+	}
 	if done, ok := e.led.Op(o.ID); ok {
 		o = &done
 	}
