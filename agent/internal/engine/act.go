@@ -261,8 +261,8 @@ func (e *Engine) putAside(ctx context.Context, o *op.Op, refused map[string]stri
 		return nil
 	}
 	want := e.wanted(o.Guest.VMID)
-	if want == nil {
-		return nil
+	if want == nil || want.Revision != o.Revision {
+		return nil // what is wanted by now was not refused yet
 	}
 	have := e.lastConfig(o.Guest.VMID)
 	pve := e.version()

@@ -453,6 +453,28 @@ func TestRefusedKeyIsSetAsideAndTheRestIsSent(t *testing.T) {
 	})
 }
 
+// A value that was corrected while the old one was being refused is tried.
+func TestCorrectionDuringARefusalIsTried(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.put(101, guest.Running, guest.Config{"cores": "2"})
+		r.world.Script(func(a plugin.Action) plugintest.Behaviour {
+			if a.Set["cores"] != "4" {
+				return plugintest.Behaviour{}
+			}
+			return plugintest.Behaviour{Delay: 10 * time.Second, Refuse: map[string]string{"cores": "too many"}}
+		})
+		r.start(Enforce)
+		defer r.stop()
+		r.mustDesire(wantRunning)
+		after(time.Second)
+		r.mustDesire(strings.Replace(wantRunning, "cores = 4", "cores = 3", 1))
+		after(time.Minute)
+		if g, _ := r.world.Guest(101); g.Config["cores"] != "3" {
+			t.Errorf("config %v", g.Config)
+		}
+	})
+}
+
 func TestLockedGuestWaits(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.world.Put(plugintest.Guest{ID: guest.ID{Kind: guest.LXC, VMID: 101}, Run: guest.Running, Lock: "backup", Config: guest.Config{"cores": "2"}})
