@@ -241,7 +241,7 @@ func (e *Engine) protect(ctx context.Context, s sighting, o *op.Op) (queue.Resul
 
 // waitOut lets the quarantine last.
 func (e *Engine) waitOut(ctx context.Context, s sighting, o *op.Op) (queue.Result, bool) {
-	left := time.Until(later(o.NotBefore, e.quarantinedAt(*o).Add(e.gate().Quarantine)))
+	left := time.Until(later(o.NotBefore, e.quarantinedAt(*o).Add(max(e.gate().Quarantine, signedQuarantine(*o)))))
 	switch {
 	case time.Now().After(o.NotAfter):
 		return e.revoke(ctx, o, op.Abandoned, "the time for the deletion is over; ask again"), true
@@ -249,6 +249,15 @@ func (e *Engine) waitOut(ctx context.Context, s sighting, o *op.Op) (queue.Resul
 		return queue.Result{Again: min(left, time.Minute)}, true
 	}
 	return queue.Result{}, false
+}
+
+// signedQuarantine is how long the guest is kept at least by what was signed.
+func signedQuarantine(o op.Op) time.Duration {
+	r, err := gate.ParseRequest([]byte(o.Request))
+	if err != nil {
+		return 0 // delete says so
+	}
+	return r.DeleteNotBefore.Sub(r.NotBefore)
 }
 
 // quarantinedAt is when the last step of the first phase ended.
@@ -310,9 +319,9 @@ func (e *Engine) stillToDelete(o, fresh *op.Op) func(context.Context) error {
 		}
 		now, err := e.inspect(ctx, o.Guest.VMID)
 		if err == nil {
-			err = e.stillGranted(now, o)
+			err = errors.Join(e.stillGranted(now, o), e.stillSigned(o))
 		}
-		if err != nil || e.notNow(now) != "" || e.paused(o.Guest.VMID) != "" || time.Now().After(o.NotAfter) {
+		if err != nil || !e.clockGood(ctx) || e.notNow(now) != "" || e.paused(o.Guest.VMID) != "" || time.Now().After(o.NotAfter) {
 			return errors.Join(errStale, err)
 		}
 		fresh.Digest = now.obs.Digest

@@ -224,3 +224,39 @@ func TestTurnOfWhatWasApplied(t *testing.T) {
 		r.wantApplied()
 	})
 }
+
+// TestTurnOfADeletion: who signed it must still be one who may when it is sent.
+func TestTurnOfADeletion(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		o := r.askDestroy()
+		r.must(r.approve(p, o, alice))
+		after(30 * time.Minute)
+		free := r.take(SlotOther)
+		after(40 * time.Minute)
+		p.spoil(func(p *people) { p.revoked = p.pub(alice) })
+		free()
+		after(10 * time.Minute)
+		r.wantApplied("105 shutdown", "105 set_config")
+	})
+}
+
+// TestQuarantineIsAsLongAsItWasSigned: new settings make it no shorter.
+func TestQuarantineIsAsLongAsItWasSigned(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		o := r.askDestroy()
+		r.world.Change(105, func(g *plugintest.Guest) { g.Lock = "backup" })
+		_ = r.approveNoWait(p, o, alice)
+		after(50 * time.Minute)
+		r.world.Change(105, func(g *plugintest.Guest) { g.Lock = "" })
+		after(5 * time.Minute)
+		r.wantApplied("105 shutdown", "105 set_config")
+		set := settings(Enforce)
+		r.change(&set)
+		set.Gate.Quarantine = time.Minute
+		r.must(r.eng.Reload(set))
+		after(30 * time.Minute)
+		r.wantApplied("105 shutdown", "105 set_config")
+		after(time.Hour)
+		r.wantApplied("105 shutdown", "105 set_config", "105 destroy")
+	})
+}
