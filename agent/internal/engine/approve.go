@@ -262,6 +262,9 @@ func requestAsker(o op.Op) string {
 func (e *Engine) allow(ctx context.Context, s sighting, o *op.Op, a gated) (bool, error) {
 	o.Plan, o.Effects, o.Basis = a.hash(o.Incarnation), a.effects, a.basis
 	given, ok := e.led.Approval(o.ID)
+	if _, _, err := e.keys(); err != nil && (ok || o.State == op.Retried) {
+		return false, err
+	}
 	if !ok {
 		if e.permitted(ctx, s, o) {
 			return true, nil

@@ -249,6 +249,9 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 	}
 	if o.Gated() {
 		allowed, err := e.allow(ctx, s, fresh, a)
+		if errors.Is(err, errKeys) { // which says nothing against the approval
+			return queue.Result{Again: 10 * time.Second, Idle: true}
+		}
 		if err != nil || !allowed {
 			return queue.Result{Done: fresh.State, Err: err}
 		}

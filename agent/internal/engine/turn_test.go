@@ -4,10 +4,12 @@
 package engine
 
 import (
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/gate"
+	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/plugin"
 	"github.com/felhom/felhom-agent/pkg/plugin/plugintest"
@@ -259,4 +261,31 @@ func TestQuarantineIsAsLongAsItWasSigned(t *testing.T) {
 		after(time.Hour)
 		r.wantApplied("105 shutdown", "105 set_config", "105 destroy")
 	})
+}
+
+// TestSignersThatCannotBeReadForAMoment: an approval that was taken outlives it.
+func TestSignersThatCannotBeReadForAMoment(t *testing.T) {
+	for _, retried := range []bool{false, true} {
+		gateBubble(t, func(r *rig, p *people) {
+			o := askRollback(r)
+			if retried {
+				r.world.Script(lockedFor(5 * time.Minute))
+			} else {
+				r.world.Change(105, func(g *plugintest.Guest) { g.Lock = "backup" })
+			}
+			_ = r.approveNoWait(p, o, alice)
+			p.spoil(func(p *people) { p.broken = errors.New("input/output error") })
+			r.world.Change(105, func(g *plugintest.Guest) { g.Lock = "" })
+			had := len(r.applied())
+			after(10 * time.Minute)
+			if n := len(r.applied()); n > had {
+				t.Error("sent although nobody knows who may sign")
+			}
+			p.spoil(func(p *people) { p.broken = nil })
+			after(time.Minute)
+			if got := r.op(o.ID); got.State != op.Succeeded {
+				t.Errorf("the op is %s: %s", got.State, got.Message)
+			}
+		})
+	}
 }
