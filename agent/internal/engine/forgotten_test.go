@@ -291,3 +291,25 @@ func TestRetriedAndNobodyToCarryItOut(t *testing.T) {
 		}
 	})
 }
+
+// TestTakenUpOftenIsQueuedOnce: resuming and reloading while an op waits does
+// not fill the queue with it.
+func TestTakenUpOftenIsQueuedOnce(t *testing.T) {
+	gateBubble(t, func(r *rig, p *people) {
+		r.world.Change(105, func(g *plugintest.Guest) { g.Lock = "backup" })
+		go func() {
+			_, _ = r.eng.Ask(r.t.Context(), Order{Guest: 105, Action: plugin.TakeSnapshot, Params: map[string]string{"name": "one"}, By: "operator (uid 0)"})
+		}()
+		after(10 * time.Second)
+		for range 200 {
+			r.must(r.eng.Resume(r.t.Context(), 0, "bob"))
+			after(10 * time.Second)
+		}
+		if _, err := r.eng.queue.Submit(999, request{id: "none"}); err != nil {
+			t.Error(err)
+		}
+		r.world.Change(105, func(g *plugintest.Guest) { g.Lock = "" })
+		after(time.Minute)
+		r.wantApplied("105 snapshot")
+	})
+}

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -21,6 +22,9 @@ const retryFull = 10 * time.Second
 type late struct {
 	mu  sync.Mutex // guards what follows, and the order of what is submitted
 	ops []op.Op
+	// placed are the tickets of this kind, by op, as long as they may not have
+	// begun. An op is not queued again while it is sure to be looked at.
+	placed map[string]*queue.Ticket
 }
 
 // submitOrder puts an op that is on disk on its guest's lane. If the queue is
@@ -35,10 +39,14 @@ func (e *Engine) submitOrder(o op.Op) *queue.Ticket {
 }
 
 func (e *Engine) submitLocked(o op.Op) *queue.Ticket {
+	if t := e.late.placed[o.ID]; t != nil && !t.Begun() {
+		return t
+	}
 	before := slices.ContainsFunc(e.late.ops, func(l op.Op) bool { return l.Guest.VMID == o.Guest.VMID })
 	if !before {
 		t, err := e.queue.Submit(o.Guest.VMID, request{id: o.ID})
 		if err == nil {
+			e.late.place(o.ID, t)
 			return t
 		}
 		e.log.Warn("cannot take up an op", "guest", o.Guest.String(), "op", o.ID, "err", err)
@@ -51,6 +59,14 @@ func (e *Engine) submitLocked(o op.Op) *queue.Ticket {
 	}
 	e.late.ops = append(e.late.ops, o)
 	return nil
+}
+
+func (l *late) place(id string, t *queue.Ticket) {
+	maps.DeleteFunc(l.placed, func(_ string, t *queue.Ticket) bool { return t.Begun() })
+	if l.placed == nil {
+		l.placed = map[string]*queue.Ticket{}
+	}
+	l.placed[id] = t
 }
 
 // submitLate tries again what found no place.

@@ -238,6 +238,12 @@ func (l *lane[K]) cancel(t *Ticket, cause error) (removed bool) {
 	return false
 }
 
+func (l *lane[K]) begun(t *Ticket) bool {
+	l.q.mu.Lock()
+	defer l.q.mu.Unlock()
+	return t.finished || t.attempts > 0
+}
+
 // Look asks that a key be looked at as soon as its lane is free. A look that is waiting already takes the reason too; a
 // backoff does not hold it, for something new is known.
 func (q *Queue[K]) Look(key K, reason string) {

@@ -16,8 +16,11 @@ type Ticket struct {
 	value         any
 	urgent, abort bool
 	since         time.Time
-	lane          interface{ cancel(*Ticket, error) bool }
-	done          chan struct{}
+	lane          interface {
+		cancel(*Ticket, error) bool
+		begun(*Ticket) bool
+	}
+	done chan struct{}
 
 	// The queue's lock guards what follows; result and err are settled before done is closed.
 	attempts  int
@@ -44,6 +47,9 @@ func (t *Ticket) Wait(ctx context.Context) (any, error) {
 		return nil, context.Cause(ctx)
 	}
 }
+
+// Begun tells whether the item was started at least once, or will not be.
+func (t *Ticket) Begun() bool { return t.lane.begun(t) }
 
 // Cancel takes the item out if it did not start, and tells whether it did so. A started one has its context cancelled
 // with the cause, or is woken up with such a context if it waits; how it ends is its handler's decision.
