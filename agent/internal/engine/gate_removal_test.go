@@ -4,10 +4,12 @@
 package engine
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/felhom/felhom-agent/agent/internal/gate"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/pkg/plugin"
 	"github.com/felhom/felhom-agent/pkg/plugin/plugintest"
@@ -53,6 +55,37 @@ func TestBackupThatIsNotToBeSeenEndsADestroy(t *testing.T) {
 			t.Errorf("the destroy is %s: %s", got.State, got.Message)
 		}
 	})
+}
+
+// TestWithdrawnPermitEndsADestroy: what was granted under a permit is not done
+// once the permit is withdrawn.
+func TestWithdrawnPermitEndsADestroy(t *testing.T) {
+	for _, withdrawn := range []bool{false, true} {
+		t.Run(fmt.Sprint(withdrawn), func(t *testing.T) {
+			gateBubble(t, func(r *rig, p *people) {
+				r.must(r.allow(p, func(p *gate.Permit) { p.Actions = []string{"destroy"} }, alice))
+				o := r.askDestroy()
+				after(time.Minute)
+				if got := r.op(o.ID); got.State != op.Granted {
+					t.Fatalf("the destroy is %s: %s", got.State, got.Message)
+				}
+				if withdrawn {
+					r.must(r.eng.WithdrawPermit(r.t.Context(), "test", "bob"))
+				}
+				after(90 * time.Minute)
+				want := op.Succeeded
+				if withdrawn {
+					want = op.Refused
+				}
+				if got := r.op(o.ID); got.State != want || withdrawn && !strings.Contains(got.Message, "permit test was withdrawn") {
+					t.Errorf("the destroy is %s: %s", got.State, got.Message)
+				}
+				if _, here := r.world.Guest(105); here != withdrawn {
+					t.Errorf("the guest is there: %v", here)
+				}
+			})
+		})
+	}
 }
 
 // TestUndoneBeforeTheQuarantineBegins: a guest is not put in quarantine for an

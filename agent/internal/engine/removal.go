@@ -341,6 +341,9 @@ func (e *Engine) stillSigned(o *op.Op) error {
 		if !ok {
 			return errors.New("its permit is not known any more")
 		}
+		if p.Withdrawn {
+			return fmt.Errorf("its permit %s was withdrawn", p.ID)
+		}
 		_, err := e.granted(p, o.Approval.At)
 		return err
 	}

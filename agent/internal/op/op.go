@@ -22,7 +22,7 @@ import (
 // State is where an op is in its life.
 type State string
 
-// The states. An op in one of the last five has ended.
+// The states. An op that is succeeded, failed, refused or abandoned has ended.
 const (
 	Planned  State = "planned"
 	Awaiting State = "awaiting-approval"
