@@ -57,7 +57,9 @@ func serve(t testing.TB, srv *http.Server) (pve.Options, *network) {
 	}
 	l := &network{Listener: bufconn.Listen(64 << 10)}
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = srv.Serve(tls.NewListener(pvetest.Lasting(l), &tls.Config{Certificates: []tls.Certificate{certs.TLS}})) })
+	wg.Go(func() {
+		_ = srv.Serve(tls.NewListener(pvetest.Lasting(l), &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
+	})
 	t.Cleanup(func() { _ = srv.Close(); wg.Wait() })
 	return pve.Options{URL: "https://pve1", CA: certs.CA, Dial: l.dial}, l
 }

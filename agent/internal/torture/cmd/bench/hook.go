@@ -166,7 +166,8 @@ func (r *hookRig) stop() error {
 
 func (r *hookRig) programs() (ours program, others []program) {
 	ours = program{
-		"helper", []string{filepath.Join(r.dir, "helper"), "-socket", r.socket, "-spool", r.spool, "101", "pre-start"},
+		"helper",
+		[]string{filepath.Join(r.dir, "helper"), "-socket", r.socket, "-spool", r.spool, "101", "pre-start"},
 		[]string{"GOMAXPROCS=1"}, // as the snippet starts it
 	}
 	others = []program{{name: "bare static Go program", argv: []string{filepath.Join(r.dir, "bare")}}, {name: "/bin/true", argv: []string{"/bin/true"}}}
