@@ -175,7 +175,7 @@ func TestTorturePowerCut(t *testing.T) {
 	}
 	seed := seedOf(t)
 	row, v := Row{Scenario: name}, Verdict{}
-	for i := range uint64(size(1, 1, 15)) {
+	for i := range uint64(size(1, 1, 30)) {
 		got, err := powerCutRound(t, rand.New(rand.NewPCG(seed, i)))
 		if err != nil {
 			Row{Scenario: name, Skipped: err.Error()}.Print()

@@ -163,7 +163,7 @@ func (w *world) addStranger(k guest.Kind) {
 func TestTortureIrreversible(t *testing.T) {
 	notUnderRace(t)
 	needKey(t)
-	atPoint, atCall := size(41, 29, 1), size(307, 211, 3)
+	atPoint, atCall := size(41, 29, 1), size(307, 211, 1)
 	for _, j := range jobs("provision", "destroy") {
 		t.Run(strings.ReplaceAll(j.String(), " ", "-"), func(t *testing.T) {
 			t.Parallel()

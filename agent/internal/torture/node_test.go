@@ -91,7 +91,7 @@ func TestTortureClock(t *testing.T) {
 	for _, by := range []time.Duration{-time.Hour, -90 * time.Second, -5 * time.Second, 90 * time.Second, time.Hour} {
 		all = append(all, each(fmt.Sprintf("clock set by %v", by), func(w *world) { w.setClock(by) }, 0, time.Second, 20*time.Second)...)
 	}
-	tryEvents(t, "clock", size(127, 127, 2), 0.65, all)
+	tryEvents(t, "clock", size(127, 127, 1), 0.65, all)
 }
 
 // TestTortureNode has the node boot anew, its daemons restart, and its task list forget, while an operation is under way.
@@ -104,7 +104,7 @@ func TestTortureNode(t *testing.T) {
 	for i := range moved {
 		moved[i].away = true
 	}
-	tryEvents(t, "node", size(127, 127, 2), 0.7, append(all, moved...))
+	tryEvents(t, "node", size(127, 127, 1), 0.7, append(all, moved...))
 }
 
 // judgeAway wants the agent to say that the guest is elsewhere, and nothing more.

@@ -86,7 +86,7 @@ func TestTortureProcessRandom(t *testing.T) {
 	t.Parallel()
 	seed := seedOf(t)
 	var all []uint64
-	for i := range size(2, 3, 24) {
+	for i := range size(2, 3, 60) {
 		all = append(all, seed+uint64(i))
 	}
 	parallel(t, Row{Scenario: "process/kill -9 at random", Rounds: len(all)}, all, 4, func(t *testing.T, seed uint64) (v Verdict) {

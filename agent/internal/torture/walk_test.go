@@ -333,7 +333,7 @@ func walkOnce(t *testing.T, seed uint64, n int, b broken) (v Verdict) {
 func TestTortureWalk(t *testing.T) {
 	onDemand(t)
 	notUnderRace(t)
-	rounds, length := size(3, 6, 60), size(25, 40, 60)
+	rounds, length := size(3, 6, 400), size(25, 40, 60)
 	seed := seedOf(t)
 	fmt.Printf("torture: random walk with FELHOM_SEED=%d\n", seed)
 	var v Verdict
