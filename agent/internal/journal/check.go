@@ -56,7 +56,11 @@ func (r CheckReport) OK() bool { return len(r.Problems) == 0 }
 // Check reads everything that is kept and verifies frames, batches, the chain from the first to the last entry, and that
 // snapshots, stubs and archive fit it. It changes nothing, needs no lock and may run beside the agent. The error is for
 // what cannot be read at all.
+//
+// Beside a writer the listing may be out of date before it is complete, or miss a name that comes meanwhile. So what is
+// wrong counts when it is seen in two looks, or in one that nothing changed during.
 func Check(fsystem fsys.FS, dir string) (CheckReport, error) {
+	seen := map[Problem]bool{}
 	for attempt := 1; ; attempt++ {
 		c := checker{fs: fsystem, dir: dir, stubs: map[uint64]stubHeader{}}
 		files, err := list(fsystem, opRead, dir, true)
@@ -66,10 +70,31 @@ func Check(fsystem fsys.FS, dir string) (CheckReport, error) {
 		if err != nil {
 			return c.report, fmt.Errorf("check journal %s: %w", dir, err)
 		}
-		if c.report.OK() || attempt == attempts || !changed(fsystem, dir, files) {
+		if c.report.OK() || !changed(fsystem, dir, files) {
+			return c.report, nil
+		}
+		if c.again(seen) || attempt == attempts {
 			return c.report, nil
 		}
 	}
+}
+
+// again keeps the problems that were seen before and reports whether there are any.
+func (c *checker) again(seen map[Problem]bool) bool {
+	var twice []Problem
+	for _, p := range c.report.Problems {
+		key := p
+		key.File = filepath.Base(p.File) // it may be moved to the archive meanwhile
+		if seen[key] {
+			twice = append(twice, p)
+		}
+		seen[key] = true
+	}
+	c.report.Problems = twice
+	if len(twice) == 0 {
+		c.note("the journal is written so fast that no look saw all of it at one time")
+	}
+	return len(twice) > 0
 }
 
 type checker struct {
@@ -161,7 +186,7 @@ func (c *checker) file(name string, first, last uint64, bytes int) {
 func (c *checker) segment(f listed, isLast bool) error {
 	data, err := readSegment(c.fs, c.dir, f.name)
 	if errors.Is(err, ErrGone) {
-		return nil // deleted since it was listed
+		return c.gone(f)
 	}
 	if err != nil {
 		return err
@@ -182,6 +207,14 @@ func (c *checker) segment(f listed, isLast bool) error {
 	c.links = append(c.links, chainLink{f.name, h.before(), s.at})
 	c.file(f.name, h.First, s.at.seq, len(data))
 	return nil
+}
+
+// gone takes the stub of a segment that was archived and deleted since it was listed: the stub came first.
+func (c *checker) gone(f listed) error {
+	if _, known := c.stubs[f.seq]; known {
+		return nil
+	}
+	return c.stub(listed{stubName(f.seq), f.seq})
 }
 
 // ending judges what is after a segment's last whole batch.

@@ -19,12 +19,18 @@ import (
 // before it. ErrGone says that the entries were deleted from the archive.
 func Read(fsystem fsys.FS, dir string, from uint64, yield func(Entry, Frame) bool) error {
 	r := reader{fs: fsystem, dir: dir, from: from, yield: yield}
+	seen := map[string]bool{}
 	for attempt := 1; ; attempt++ {
+		from := r.from
 		files, err := list(fsystem, opRead, dir, true)
 		if err == nil {
 			err = r.read(files)
 		}
-		if errors.Is(err, ErrDamaged) && attempt < attempts && changed(fsystem, dir, files) {
+		if r.from != from {
+			attempt = 1
+		}
+		if mayBeLook(err) && attempt < attempts && !seen[err.Error()] && changed(fsystem, dir, files) {
+			seen[err.Error()] = true
 			continue // with the entry after the last one that was yielded
 		}
 		if err != nil && !errors.Is(err, errStop) {
@@ -35,6 +41,9 @@ func Read(fsystem fsys.FS, dir string, from uint64, yield func(Entry, Frame) boo
 }
 
 var errStop = errors.New("stop")
+
+// mayBeLook tells an error that may come from looking while files come and go: then another look has none, or another.
+func mayBeLook(err error) bool { return errors.Is(err, ErrDamaged) || errors.Is(err, ErrGone) }
 
 // attempts is how often a directory is looked at that seems damaged and changes all the time.
 const attempts = 5
