@@ -53,35 +53,68 @@ type output struct {
 	tokens  float64
 	at      time.Time
 	dropped int
-	latest  string
+	latest  string // as it came
 }
 
 func newOutput(o Options, name string, secrets map[string]plugin.Secret) *output {
-	var pairs []string
-	for _, s := range secrets {
-		for _, part := range strings.Split(s.Reveal(), "\n") { // output comes in lines
-			if len(part) >= minRedacted {
-				pairs = append(pairs, part, s.String())
-			}
-		}
-	}
 	return &output{
-		log: o.Logger.With("plugin", name), redact: strings.NewReplacer(pairs...),
+		log: o.Logger.With("plugin", name), redact: redactor(secrets),
 		rate: float64(o.LogRate), burst: float64(o.LogBurst), tokens: float64(o.LogBurst), at: time.Now(),
 	}
 }
 
+// redactor masks the secrets, and each in the forms that JSON has for it. The
+// longest comes first: one secret may be the beginning of another.
+func redactor(secrets map[string]plugin.Secret) *strings.Replacer {
+	var parts []string
+	for _, s := range secrets {
+		for _, part := range strings.Split(s.Reveal(), "\n") { // output comes in lines
+			if part = strings.TrimRight(part, "\r"); len(part) >= minRedacted {
+				parts = append(parts, part, inJSON(part, true), inJSON(part, false))
+			}
+		}
+	}
+	slices.SortFunc(parts, func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
+	for _, part := range parts {
+		pairs = append(pairs, part, plugin.Secret("").String())
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// inJSON is how s is written in a JSON string.
+func inJSON(s string, html bool) string {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(html)
+	_ = enc.Encode(s) // a string, into memory
+	return b.String()[1 : b.Len()-len("\"\n")]
+}
+
 // line takes one line of a stream.
 func (o *output) line(stream, line string) {
-	line = o.redact.Replace(strings.ToValidUTF8(strings.TrimRight(line, "\r\n"), "\uFFFD"))
+	line = strings.ToValidUTF8(strings.TrimRight(line, "\r\n"), "\uFFFD")
 	if strings.TrimSpace(line) == "" {
 		return
 	}
 	if !o.take(line) {
 		return
 	}
-	level, msg, args := parseLine(line)
-	o.log.Log(context.Background(), level, "plugin says", append([]any{"stream", stream, "text", msg}, args...)...)
+	level, msg, fields := o.read(line)
+	args := []any{"stream", stream, "text", msg}
+	if len(fields) > 0 {
+		args = append(args, slog.Any("fields", slog.GroupValue(fields...)))
+	}
+	o.log.Log(context.Background(), level, "plugin says", args...)
+}
+
+// read is parseLine with the secrets masked: behind JSON's escapes, too.
+func (o *output) read(line string) (slog.Level, string, []slog.Attr) {
+	level, msg, fields := parseLine(line)
+	for i, f := range fields {
+		fields[i] = slog.String(o.redact.Replace(f.Key), o.redact.Replace(f.Value.String()))
+	}
+	return level, o.redact.Replace(msg), fields
 }
 
 // take says whether one more line may be logged, and reports what was dropped
@@ -112,14 +145,22 @@ func (o *output) take(line string) bool {
 // last is the line that came last, or the reason of a panic.
 func (o *output) last() string {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.latest
+	line := o.latest
+	o.mu.Unlock()
+	if line == "" {
+		return ""
+	}
+	_, words, fields := o.read(line)
+	for _, f := range fields {
+		words += " " + f.String()
+	}
+	return words
 }
 
 // parseLine reads one line. In JSON it looks for hclog's three fields; a field
 // that is not of the type it should be is treated as any other. A plain line
 // is information; a plugin that wants levels writes JSON.
-func parseLine(line string) (slog.Level, string, []any) {
+func parseLine(line string) (slog.Level, string, []slog.Attr) {
 	var raw map[string]any
 	if line[0] != '{' || json.Unmarshal([]byte(line), &raw) != nil {
 		return plainLevel(line), line, nil
@@ -132,14 +173,11 @@ func parseLine(line string) (slog.Level, string, []any) {
 	delete(raw, "@message")
 	delete(raw, "@level")
 	delete(raw, "@timestamp")
-	var fields []any
+	var fields []slog.Attr
 	for _, k := range slices.Sorted(maps.Keys(raw)) {
 		fields = append(fields, slog.String(k, fmt.Sprint(raw[k])))
 	}
-	if len(fields) == 0 {
-		return levelOf(levelName), msg, nil
-	}
-	return levelOf(levelName), msg, []any{slog.Group("fields", fields...)}
+	return levelOf(levelName), msg, fields
 }
 
 func levelOf(name string) slog.Level {

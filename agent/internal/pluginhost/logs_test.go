@@ -150,3 +150,25 @@ func TestHandshakeLine(t *testing.T) {
 		}
 	}
 }
+
+// TestOutputMasksSecretsHoweverWritten: JSON writes some characters otherwise,
+// one secret may begin another, and a file may have Windows' line ends.
+func TestOutputMasksSecretsHoweverWritten(t *testing.T) {
+	t.Parallel()
+	for range 20 { // the order of a map is another one each time
+		o, c := testOutput(100, 100, map[string]plugin.Secret{
+			"quoted": `pa"ss\wd`, "html": "a<b&c>d", "win": "windows-line\r", "short": "abcd", "long": "abcdefgh-tail",
+		})
+		for _, l := range []string{
+			`{"@message":"auth pa\"ss\\wd failed"}`, `{"@message":"auth","pw":"a\u003cb\u0026c\u003ed"}`, `{"@message":"x","pw":{"a<b&c>d":1}}`,
+			"windows-line\r", "token abcdefgh-tail", `{"@message":"\u0061bcd"}`,
+		} {
+			o.line("stderr", l)
+			for _, part := range []string{`ss\wd`, `ss\\wd`, `ss\\\\wd`, "b&c", `b\u0026c`, "windows-line", "-tail", "abcd", `\u0061bcd`} {
+				if strings.Contains(c.String(), part) || strings.Contains(o.last(), part) {
+					t.Fatalf("%q is in the log or the last words (%q):\n%s", part, o.last(), c)
+				}
+			}
+		}
+	}
+}

@@ -117,8 +117,27 @@ func (r *running) dial(addr net.Addr, cfg *tls.Config) error {
 }
 
 // introduce hands over the configuration and hears who the plugin is. A spec
-// without kinds takes what is served.
+// without kinds takes what is served. What the plugin says is wrong goes into
+// the log and the status, so its secrets are masked in it.
 func introduce(ctx context.Context, c *plugin.Client, s Spec, cfg plugin.Config, version string) ([]plugin.Kind, plugin.Info, error) {
+	kinds, info, err := acquaint(ctx, c, s, cfg, version)
+	if err != nil {
+		err = masked{error: err, text: redactor(cfg.Secrets).Replace(err.Error())}
+	}
+	return kinds, info, err
+}
+
+// masked is an error in other words.
+type masked struct {
+	error
+	text string
+}
+
+func (m masked) Error() string { return m.text }
+func (m masked) Unwrap() error { return m.error }
+
+// acquaint does the work of introduce.
+func acquaint(ctx context.Context, c *plugin.Client, s Spec, cfg plugin.Config, version string) ([]plugin.Kind, plugin.Info, error) {
 	kinds, err := c.Configure(ctx, cfg, version)
 	if errors.Is(err, plugin.ErrInvalid) {
 		return nil, plugin.Info{}, refuse("correct the configuration of the plugin", "it says: %v", err)

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/felhom/felhom-agent/pkg/plugin"
 )
 
@@ -30,7 +32,7 @@ func readSecret(src SecretSource, o Options) (plugin.Secret, error) {
 		}
 		path = filepath.Join(o.CredentialsDir, src.Credential)
 	}
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would be waited for
 	if err != nil {
 		return "", refuse("make it readable for the agent, and for nobody else", "%v", err)
 	}
