@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/hex"
 	"math/rand/v2"
+	"slices"
 
 	"google.golang.org/grpc"
 
@@ -37,7 +38,7 @@ func (c *Client) Configure(ctx context.Context, cfg Config, hostVersion string) 
 	}
 	var kinds []Kind
 	for _, name := range p.GetKinds() {
-		if k := Kind(name); k.Valid() {
+		if k := Kind(name); k.Valid() && !slices.Contains(kinds, k) {
 			kinds = append(kinds, k)
 		}
 	}

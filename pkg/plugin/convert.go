@@ -77,7 +77,7 @@ func infoToPB(i Info) *pluginpb.DescribeResponse {
 }
 
 func infoFromPB(p *pluginpb.DescribeResponse) Info {
-	i := Info{Name: p.GetName(), Version: p.GetVersion(), Features: p.GetFeatures()}
+	i := Info{Name: wireText(p.GetName()), Version: wireText(p.GetVersion()), Features: p.GetFeatures()}
 	for _, a := range p.GetActions() {
 		i.Actions = append(i.Actions, ActionKind(a))
 	}

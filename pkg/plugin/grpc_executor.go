@@ -102,7 +102,7 @@ func (e *executorClient) Apply(ctx context.Context, a Action, handle string, emi
 		case *pluginpb.ApplyOut_Outcome:
 			return outcomeFromPB(msg.Outcome), nil
 		case *pluginpb.ApplyOut_Progress:
-			err := emit(Progress{Handle: msg.Progress.GetHandle(), Text: msg.Progress.GetText()})
+			err := emit(Progress{Handle: msg.Progress.GetHandle(), Text: wireText(msg.Progress.GetText())})
 			ack := &pluginpb.Ack{Failure: toFailure(err)}
 			// A failed Send is io.EOF; the next Recv says why.
 			_ = stream.Send(&pluginpb.ApplyIn{Msg: &pluginpb.ApplyIn_Ack{Ack: ack}})
@@ -140,7 +140,7 @@ func (e *executorClient) Probe(ctx context.Context, q ProbeQuery) (Verdict, erro
 	if err != nil {
 		return Verdict{}, fromStatus(ctx, err)
 	}
-	v := Verdict{Finding: findingFromPB(p.GetFinding()), Handle: p.GetHandle(), Message: p.GetMessage()}
+	v := Verdict{Finding: findingFromPB(p.GetFinding()), Handle: p.GetHandle(), Message: wireText(p.GetMessage())}
 	if p.GetOutcome() != nil {
 		v.Outcome = outcomeFromPB(p.GetOutcome())
 	}
@@ -186,14 +186,14 @@ func outcomeToPB(o Outcome) *pluginpb.Outcome {
 // as an error it would hide what was done.
 func outcomeFromPB(p *pluginpb.Outcome) Outcome {
 	o := Outcome{
-		Status: Status(p.GetStatus()), Message: p.GetMessage(), Warnings: int(p.GetWarnings()),
-		RetryAfter: durationFromPB(p.GetRetryAfter()), RefusedKeys: p.GetRefusedKeys(), Reason: p.GetReason(),
+		Status: Status(p.GetStatus()), Message: wireText(p.GetMessage()), Warnings: int(p.GetWarnings()),
+		RetryAfter: durationFromPB(p.GetRetryAfter()), RefusedKeys: p.GetRefusedKeys(), Reason: wireText(p.GetReason()),
 		Params: p.GetParams(),
 	}
 	switch o.Status {
 	case Done, Retry, Refused, Failed, Unknown:
 	default:
-		o.Message = fmt.Sprintf("the plugin answered with status %q: %s", o.Status, o.Message)
+		o.Message = fmt.Sprintf("the plugin answered with status %.64q: %s", o.Status, o.Message)
 		o.Status = Unknown
 	}
 	if undo, err := actionFromPB(p.GetUndo()); err == nil {

@@ -127,7 +127,7 @@ func hintToPB(h Hint) *pluginpb.Hint {
 
 // hintFromPB drops what is not a VMID: a hint is only a reason to look.
 func hintFromPB(p *pluginpb.Hint) Hint {
-	h := Hint{All: p.GetAll(), Reason: p.GetReason()}
+	h := Hint{All: p.GetAll(), Reason: wireText(p.GetReason())}
 	for _, n := range p.GetVmids() {
 		if v, err := vmidFromPB(n); err == nil {
 			h.Guests = append(h.Guests, v)
@@ -174,7 +174,8 @@ func observationToPB(o Observation) *pluginpb.Observation {
 
 func observationFromPB(p *pluginpb.Observation) (Observation, error) {
 	o := Observation{
-		Presence: presenceFromPB(p.GetPresence()), Digest: p.GetDigest(), ConfigError: p.GetConfigError(), Pending: p.GetPending(), TasksGap: p.GetTasksGap(),
+		Presence: presenceFromPB(p.GetPresence()), Digest: p.GetDigest(), ConfigError: wireText(p.GetConfigError()),
+		Pending: p.GetPending(), TasksGap: wireText(p.GetTasksGap()),
 		HA: HA{Managed: p.GetHaManaged(), State: p.GetHaState()}, Protection: p.GetProtection(), Time: timeFromPB(p.GetTime()),
 		Inventory: inventoryFromPB(p.GetInventory()),
 	}

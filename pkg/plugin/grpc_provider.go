@@ -103,7 +103,7 @@ func snapshotToPB(s Snapshot) *pluginpb.Snapshot {
 }
 
 func snapshotFromPB(p *pluginpb.Snapshot) Snapshot {
-	s := Snapshot{Revision: p.GetRevision(), Err: p.GetError()}
+	s := Snapshot{Revision: p.GetRevision(), Err: wireText(p.GetError())}
 	for _, f := range p.GetFiles() {
 		s.Files = append(s.Files, File{Name: f.GetName(), Data: f.GetData(), Signatures: f.GetSignatures()})
 	}

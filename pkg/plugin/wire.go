@@ -16,7 +16,8 @@ import (
 )
 
 // maxText bounds an error's text on the wire, in bytes: it travels in a
-// header.
+// header. Both ends see to it: a plugin need not be made with this package, and
+// what it says is logged, shown and kept.
 const maxText = 8 << 10
 
 // wireKinds is how each error kind is named on the wire and which gRPC code
@@ -103,18 +104,19 @@ func fromStatus(ctx context.Context, err error) error {
 	if !ok {
 		return err
 	}
+	text := wireText(st.Message())
 	for _, d := range st.Details() {
 		if d, ok := d.(*pluginpb.Detail); ok {
 			if kinds := kindsNamed(d.GetKinds()); len(kinds) > 0 {
-				return &wireError{text: st.Message(), kinds: kinds}
+				return &wireError{text: text, kinds: kinds}
 			}
 		}
 	}
 	kind := kindOfCode(ctx, st.Code())
 	if kind == nil {
-		return &wireError{text: st.Message()}
+		return &wireError{text: text}
 	}
-	return &wireError{text: kind.Error() + ": " + st.Message(), kinds: []error{kind}}
+	return &wireError{text: kind.Error() + ": " + text, kinds: []error{kind}}
 }
 
 // kindOfCode reads a status without our details: gRPC's own, or that of a
@@ -148,7 +150,7 @@ func fromFailure(f *pluginpb.Failure) error {
 	if f == nil {
 		return nil
 	}
-	return &wireError{text: f.GetMessage(), kinds: kindsNamed(f.GetKinds())}
+	return &wireError{text: wireText(f.GetMessage()), kinds: kindsNamed(f.GetKinds())}
 }
 
 // wireText makes s valid UTF-8, which protobuf insists on, and bounds it.
