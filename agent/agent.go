@@ -210,13 +210,31 @@ func settingsOf(c config.Config) engine.Settings {
 // Run works until ctx ends or a part fails, then lets the lanes finish within
 // the configured time, and gives everything back.
 func (a *Agent) Run(ctx context.Context) error {
-	if err := a.mark(ctx, ledger.Started); err != nil {
-		return errors.Join(err, a.down.run())
+	stopAudit := a.runAudit(context.WithoutCancel(ctx))
+	err := a.mark(ctx, ledger.Started)
+	if err == nil {
+		err = a.serve(ctx)
+		a.log.Info("stopped", "err", err)
+		err = errors.Join(err, a.mark(context.WithoutCancel(ctx), ledger.Stopped))
 	}
-	err := a.serve(ctx)
-	a.log.Info("stopped", "err", err)
-	mark := a.mark(context.WithoutCancel(ctx), ledger.Stopped)
-	return errors.Join(err, mark, a.down.run())
+	stopAudit()
+	return errors.Join(err, a.down.run())
+}
+
+// runAudit writes the audit log until stop is called, which waits for the last
+// record: it has the agent's own start and stop as well.
+func (a *Agent) runAudit(ctx context.Context) (stop func()) {
+	if a.audit == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	head := a.jrn.Head().Seq
+	var running sync.WaitGroup
+	running.Go(func() { a.audit.Run(ctx, a.led, head) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
 }
 
 // serve takes in hooks until everything else has ended: the guests that start
@@ -242,10 +260,6 @@ func (a *Agent) work(ctx context.Context) error {
 	g.Go(func() error { a.power.Run(gctx); return nil })
 	g.Go(func() error { return a.serveControl(gctx) })
 	g.Go(func() error { a.rep.Run(gctx); return nil })
-	if a.audit != nil {
-		head := a.jrn.Head().Seq
-		g.Go(func() error { a.audit.Run(gctx, a.led, head); return nil })
-	}
 	a.notify.Ready(a.statusLine())
 	a.log.Info("ready", "mode", a.cfg.Agent.Mode, "version", a.opt.Version)
 	err := g.Wait()
