@@ -245,6 +245,22 @@ func (v *verifier) confirm() error {
 	return nil
 }
 
+// outside names the known heads of which the export says nothing. One after its end may be all that is left of records
+// that were cut off.
+func (v *verifier) outside(h exportHeader, say func(list *[]string, format string, args ...any)) {
+	for _, k := range v.known {
+		switch {
+		case k.Seq > h.Last:
+			say(&v.verdict.Unknown, "that it is the chain whose hash at entry %d was noted elsewhere: it ends before; if the journal has no entry %d, records were removed", k.Seq, k.Seq)
+		case k.Seq < h.First-1 || k.Seq == 0:
+			say(&v.verdict.Unknown, "that it is the chain whose hash at entry %d was noted elsewhere: it begins after", k.Seq)
+		default:
+			continue
+		}
+		v.verdict.Outside = append(v.verdict.Outside, k)
+	}
+}
+
 // conclude says what the export proves.
 func (v *verifier) conclude(h exportHeader) {
 	d := &v.verdict
@@ -259,11 +275,7 @@ func (v *verifier) conclude(h exportHeader) {
 		last = max(last, k.Seq)
 		say(&d.Proves, "it is the chain whose hash at entry %d was noted elsewhere", k.Seq)
 	}
-	for _, k := range v.known {
-		if k.Seq < h.First-1 || k.Seq > h.Last || k.Seq == 0 {
-			d.Outside = append(d.Outside, k)
-		}
-	}
+	v.outside(h, say)
 	switch {
 	case last == 0:
 		say(&d.Unknown, "that the agent wrote this chain: it holds no head that was noted elsewhere, and whoever can write the journal can write a whole chain")

@@ -63,7 +63,13 @@ func TestExportProvesARange(t *testing.T) {
 			4, 2, 0,
 		},
 		"with a head outside": {
-			Range{From: 7, To: 10, Last: 12}, []Head{at[20]}, nil, []string{"whole chain", "after entry 12"}, 4, 0, 1,
+			Range{From: 7, To: 10, Last: 12}, []Head{at[20]}, nil, []string{"whole chain", "after entry 12", "at entry 20"}, 4, 0, 1,
+		},
+		"with a head before and one after": {
+			Range{From: 7, To: 10, Last: 12}, []Head{at[5], at[9], at[20]},
+			[]string{"at entry 9"},
+			[]string{"hash at entry 5", "hash at entry 20", "were removed"},
+			4, 1, 2,
 		},
 		"all that is kept": {Range{From: 5}, []Head{at[24]}, nil, []string{"before entry 5"}, 20, 1, 0},
 	} {
