@@ -143,6 +143,9 @@ func (r executorRoute) Apply(ctx context.Context, a plugin.Action, handle string
 	return out, s.wrap(err)
 }
 
+// maxHandle bounds a handle, in bytes: it is journalled. A UPID has about 80.
+const maxHandle = 1 << 10
+
 // handleGuard lets one handle through. A plugin that tells another one answers
 // for something else; what became of the action is not known then.
 type handleGuard struct {
@@ -154,6 +157,10 @@ type handleGuard struct {
 func (g *handleGuard) emit(p plugin.Progress) error {
 	if p.Handle == "" || g.wrong != nil {
 		return errors.Join(g.wrong, g.next(p))
+	}
+	if len(p.Handle) > maxHandle {
+		g.wrong = fmt.Errorf("it told a handle of %d bytes; %d are the most", len(p.Handle), maxHandle)
+		return g.wrong
 	}
 	if g.handle != "" && p.Handle != g.handle {
 		g.wrong = fmt.Errorf("it told a second handle, %.200q after %.200q: one of them is of something else", p.Handle, g.handle)

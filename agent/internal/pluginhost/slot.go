@@ -172,16 +172,23 @@ func (s *slot) once(ctx context.Context) error {
 	return errors.Join(err, p.stop(ask))
 }
 
+// maxNamed is how many of a plugin's names are logged.
+const maxNamed = 10
+
 // compareActions logs where an executor and who set it up are not of one mind.
 // What counts is the spec: no other action reaches the plugin.
 func (s *slot) compareActions(info plugin.Info) {
 	if !slices.Contains(s.spec.Kinds, plugin.KindExecutor) {
 		return
 	}
+	var more []string
 	for _, k := range info.Actions {
 		if !slices.Contains(s.spec.Actions, k) {
-			s.log.Warn("plugin says that it serves an action which it is not given", "action", k)
+			more = append(more, fmt.Sprintf("%.64s", k))
 		}
+	}
+	if n := len(more); n > 0 {
+		s.log.Warn("plugin says that it serves actions which it is not given", "actions", more[:min(n, maxNamed)], "number", n)
 	}
 	for _, k := range s.spec.Actions {
 		if !slices.Contains(info.Actions, k) {
