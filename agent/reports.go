@@ -58,31 +58,25 @@ type fileMarks struct {
 	dir string
 }
 
-type mark struct {
-	Seq uint64 `json:"seq"`
-}
-
-const maxMark = 1 << 10
+const maxMark = 4 << 20
 
 func (m fileMarks) path(provider string) string { return filepath.Join(m.dir, provider+".json") }
 
 // Load reads the provider's file.
-func (m fileMarks) Load(provider string) (seq uint64, ok bool, err error) {
+func (m fileMarks) Load(provider string) (told reporter.Mark, ok bool, err error) {
 	b, err := fsys.ReadFile(m.fs, "REPORTED", m.path(provider), maxMark)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, false, nil
+		return told, false, nil
 	}
-	if err != nil {
-		return 0, false, err
+	if err == nil {
+		err = json.Unmarshal(b, &told)
 	}
-	var told mark
-	err = json.Unmarshal(b, &told)
-	return told.Seq, err == nil, err
+	return told, err == nil, err
 }
 
 // Save replaces the provider's file.
-func (m fileMarks) Save(provider string, seq uint64) error {
-	b, err := json.Marshal(mark{Seq: seq})
+func (m fileMarks) Save(provider string, told reporter.Mark) error {
+	b, err := json.Marshal(told)
 	if err != nil {
 		return err
 	}

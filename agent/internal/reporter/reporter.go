@@ -71,8 +71,19 @@ type Options struct {
 // Marks keeps how far each source was told.
 type Marks interface {
 	// Load says that there is none where nothing was told yet.
-	Load(provider string) (seq uint64, ok bool, err error)
-	Save(provider string, seq uint64) error
+	Load(provider string) (m Mark, ok bool, err error)
+	Save(provider string, m Mark) error
+}
+
+// Mark is how far a source was told, and whose what was at that entry: what
+// comes after it is told by that, not by whose it is now.
+type Mark struct {
+	Seq uint64 `json:"seq"`
+	// Owned are the provider's guests; nil if that is not known.
+	Owned []guest.VMID `json:"owned"`
+	// Begun are the unfinished ops of guests that were the provider's when they
+	// began.
+	Begun []string `json:"begun,omitempty"`
 }
 
 // Reporter reports. Make one with New, then Run it.
@@ -148,7 +159,8 @@ type teller struct {
 
 func (r *Reporter) newTeller(name string) *teller {
 	t := &teller{Reporter: r, name: name, log: r.opt.Logger.With("provider", name)}
-	seq, ok, err := r.opt.Marks.Load(name)
+	m, ok, err := r.opt.Marks.Load(name)
+	seq := m.Seq
 	if err != nil {
 		t.log.Warn("how far the source was told is not known; it is told again what is in memory", "err", err)
 	}
@@ -162,12 +174,19 @@ func (r *Reporter) newTeller(name string) *teller {
 			seq = recent[0].Seq - 1
 		}
 	}
-	owned := map[guest.VMID]bool{}
-	if d := r.opt.Desired(name); d != nil {
-		owned = owners(d)
+	t.scan = newScan(name, seq, t.ownedNow())
+	if ok {
+		t.scan.recall(m)
 	}
-	t.scan = newScan(name, seq, owned)
 	return t
+}
+
+// ownedNow are the guests that are the provider's by the set in force.
+func (t *teller) ownedNow() map[guest.VMID]bool {
+	if d := t.opt.Desired(t.name); d != nil {
+		return owners(d)
+	}
+	return map[guest.VMID]bool{}
 }
 
 func (t *teller) run(ctx context.Context) {
@@ -271,7 +290,7 @@ func (t *teller) catchUp() {
 	t.log.Warn("not all that happened can be told", "err", err)
 	if len(entries) > 0 && entries[0].Seq > t.scan.at+1 {
 		t.lost = true
-		t.scan.at = entries[0].Seq - 1
+		t.scan.at, t.scan.owned = entries[0].Seq-1, t.ownedNow()
 	}
 }
 
@@ -300,7 +319,7 @@ func (t *teller) tell(ctx context.Context) error {
 	t.scan.said()
 	t.lost = false
 	if moved {
-		if err := t.opt.Marks.Save(t.name, t.scan.told); err != nil {
+		if err := t.opt.Marks.Save(t.name, t.scan.mark()); err != nil {
 			t.log.Warn("how far the source was told cannot be kept; after a restart it is told again", "err", err)
 		}
 	}

@@ -35,7 +35,7 @@ type world struct {
 	first   uint64 // the first that is kept at all
 	memory  int    // how many are in memory
 	changed chan struct{}
-	marks   map[string]uint64
+	marks   map[string]Mark
 	got     map[string][]plugin.ReportBody
 	fail    map[string]error
 	desired map[string]*ledger.Desired
@@ -43,7 +43,7 @@ type world struct {
 
 func newWorld() *world {
 	return &world{
-		first: 1, memory: 1000, changed: make(chan struct{}), marks: map[string]uint64{},
+		first: 1, memory: 1000, changed: make(chan struct{}), marks: map[string]Mark{},
 		got: map[string][]plugin.ReportBody{}, fail: map[string]error{}, desired: map[string]*ledger.Desired{},
 	}
 }
@@ -106,17 +106,17 @@ func (w *world) read(seq uint64, yield func(ledger.Entry) bool) error {
 }
 
 // Load and Save make world the Marks.
-func (w *world) Load(provider string) (uint64, bool, error) {
+func (w *world) Load(provider string) (Mark, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	seq, ok := w.marks[provider]
-	return seq, ok, nil
+	m, ok := w.marks[provider]
+	return m, ok, nil
 }
 
-func (w *world) Save(provider string, seq uint64) error {
+func (w *world) Save(provider string, m Mark) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.marks[provider] = seq
+	w.marks[provider] = m
 	return nil
 }
 
@@ -377,5 +377,31 @@ func TestProvidersComeAndGo(t *testing.T) {
 		})
 		w.wantOps(t, "a")
 		w.wantOps(t, "c", "three")
+	})
+}
+
+// What was whose guest when something happened does not change with a restart:
+// neither is an outcome lost with the guest, nor told to who has it now.
+func TestRestartKnowsWhoseGuestItWas(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.owns("a", 101)
+		w.owns("b", 201)
+		w.run(t, func(*Reporter) {
+			w.begin("early", 101)
+			after(10 * time.Second) // its source knows all until here
+			w.failing("a", plugin.ErrUnavailable)
+			w.failing("b", plugin.ErrUnavailable)
+			w.done("late", 101)
+			w.owns("a")
+			w.end("early", 101)
+			w.owns("b", 101, 201)
+			w.done("of b", 101)
+			after(time.Minute)
+		})
+		w.failing("a", nil)
+		w.failing("b", nil)
+		w.run(t, func(*Reporter) { after(time.Minute) })
+		w.wantOps(t, "a", "late", "early")
+		w.wantOps(t, "b", "of b")
 	})
 }

@@ -4,6 +4,8 @@
 package reporter
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
@@ -26,6 +28,26 @@ type scan struct {
 
 func newScan(provider string, seq uint64, owned map[guest.VMID]bool) scan {
 	return scan{provider: provider, told: seq, at: seq, owned: owned, begun: map[string]op.Op{}}
+}
+
+// recall goes on from a mark.
+func (s *scan) recall(m Mark) {
+	if m.Owned != nil {
+		s.owned = map[guest.VMID]bool{}
+	}
+	for _, v := range m.Owned {
+		s.owned[v] = true
+	}
+	for _, id := range m.Begun {
+		s.begun[id] = op.Op{ID: id}
+	}
+}
+
+// mark is where everything was told.
+func (s *scan) mark() Mark {
+	m := Mark{Seq: s.told, Owned: []guest.VMID{}, Begun: slices.Sorted(maps.Keys(s.begun))}
+	m.Owned = append(m.Owned, slices.Sorted(maps.Keys(s.owned))...)
+	return m
 }
 
 func (s *scan) full() bool { return len(s.outcomes) >= maxOutcomes || s.looked >= maxScan }
