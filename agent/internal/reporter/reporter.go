@@ -38,11 +38,19 @@ const (
 	maxOutcomes = 200
 	maxScan     = 10_000 // entries that are looked at for one report
 	maxGuests   = 2000
-	sendTimeout = time.Minute
-	gather      = 500 * time.Millisecond // so that what happens together is told together
-	settle      = 5 * time.Second        // after an outcome the guests are told again
-	firstWait   = time.Second
-	longestWait = 5 * time.Minute
+	// A report stays below 1 MiB, the most that NATS takes by itself: one that
+	// is refused for its size would be refused again, and all that comes after
+	// would wait behind it. The bounds are for JSON, in bytes.
+	maxMessage      = 8 << 10 // of an outcome
+	maxText         = 256     // of the other texts
+	outcomeSize     = 6 * maxText
+	maxOutcomesSize = 300 << 10
+	maxGuestsSize   = 400 << 10
+	sendTimeout     = time.Minute
+	gather          = 500 * time.Millisecond // so that what happens together is told together
+	settle          = 5 * time.Second        // after an outcome the guests are told again
+	firstWait       = time.Second
+	longestWait     = 5 * time.Minute
 	// askAgain is when a provider that takes no reports is asked again: its
 	// plugin may have been replaced.
 	askAgain = 10 * time.Minute

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -403,5 +404,51 @@ func TestRestartKnowsWhoseGuestItWas(t *testing.T) {
 		w.run(t, func(*Reporter) { after(time.Minute) })
 		w.wantOps(t, "a", "late", "early")
 		w.wantOps(t, "b", "of b")
+	})
+}
+
+// A report stays below what sources take in one message (NATS: 1 MiB), however
+// much there is to say: one that is too large would be refused each time, and
+// with it all that comes after.
+func TestReportIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.owns("a", 101)
+		words := strings.Repeat("\x01PVE said so. ", 1000)
+		opt := w.options()
+		size, seen := 0, map[string]bool{}
+		opt.Status = func() engine.Status {
+			st := engine.Status{Mode: engine.Enforce, Providers: []engine.ProviderStatus{{Name: "a", Err: words}}}
+			for i := range 3000 {
+				st.Guests = append(st.Guests, engine.View{
+					ID: lxc(guest.VMID(1000 + i)), Name: words[:60], State: "drift", Note: words, Doc: engine.Provenance{Provider: "a"},
+				})
+			}
+			return st
+		}
+		opt.Send = func(_ context.Context, _ string, r plugin.Report) error {
+			size = max(size, len(r.JSON))
+			var b plugin.ReportBody
+			if err := json.Unmarshal(r.JSON, &b); err != nil {
+				return err
+			}
+			if n := len(b.Guests) + b.More; n != 3000 {
+				t.Errorf("%d guests are told of or counted", n)
+			}
+			for _, o := range b.Outcomes {
+				seen[o.Op] = true
+			}
+			return nil
+		}
+		for i := range 300 {
+			name := fmt.Sprint("op", i)
+			w.append(ledger.Record{Type: ledger.TypeOp, Op: &op.Op{ID: name, Guest: lxc(101), State: op.Failed, Message: words}})
+		}
+		r := New(opt, []string{"a"})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		r.Run(ctx)
+		if size > 900<<10 || len(seen) != 300 {
+			t.Errorf("%d bytes, %d outcomes were told", size, len(seen))
+		}
 	})
 }

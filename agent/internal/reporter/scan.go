@@ -4,10 +4,13 @@
 package reporter
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
+	"unicode/utf8"
 
+	"github.com/felhom/felhom-agent/agent/internal/engine"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/pkg/guest"
@@ -18,6 +21,7 @@ import (
 type scan struct {
 	told, at uint64 // the source knows up to told; at is the last one looked at
 	looked   int
+	size     int // of the outcomes, about
 	outcomes []plugin.ReportOutcome
 	provider string
 	owned    map[guest.VMID]bool // at the entry that was looked at last
@@ -50,7 +54,9 @@ func (s *scan) mark() Mark {
 	return m
 }
 
-func (s *scan) full() bool { return len(s.outcomes) >= maxOutcomes || s.looked >= maxScan }
+func (s *scan) full() bool {
+	return len(s.outcomes) >= maxOutcomes || s.size >= maxOutcomesSize || s.looked >= maxScan
+}
 
 // begin begins another round over the journal.
 func (s *scan) begin() {
@@ -60,7 +66,7 @@ func (s *scan) begin() {
 }
 
 // said begins the next report.
-func (s *scan) said() { s.told, s.looked, s.outcomes = s.at, 0, nil }
+func (s *scan) said() { s.told, s.looked, s.size, s.outcomes = s.at, 0, 0, nil }
 
 // take looks at one entry.
 func (s *scan) take(e ledger.Entry) {
@@ -102,9 +108,11 @@ func (s *scan) ended(e ledger.Entry, id string, g guest.ID, state op.State, hand
 	if handle == "" {
 		handle = o.Handle
 	}
+	message = clip(message, maxMessage)
+	s.size += jsonSize(message) + outcomeSize
 	s.outcomes = append(s.outcomes, plugin.ReportOutcome{
 		Seq: e.Seq, Time: e.Time, Op: id, Guest: g, Kind: o.Kind, State: string(state),
-		Asker: o.Asker, Reason: o.Reason, Handle: handle, Message: message,
+		Asker: clip(o.Asker, maxText), Reason: clip(o.Reason, maxText), Handle: clip(handle, 2*maxText), Message: message,
 	})
 }
 
@@ -117,29 +125,69 @@ func (t *teller) body() plugin.ReportBody {
 	}
 	for i, o := range b.Outcomes {
 		if full, ok := t.opt.Op(o.Op); ok {
-			b.Outcomes[i].Kind, b.Outcomes[i].Asker, b.Outcomes[i].Reason = full.Kind, full.Asker, full.Reason
+			b.Outcomes[i].Kind, b.Outcomes[i].Asker, b.Outcomes[i].Reason = full.Kind, clip(full.Asker, maxText), clip(full.Reason, maxText)
 			if o.Handle == "" {
-				b.Outcomes[i].Handle = full.Handle
+				b.Outcomes[i].Handle = clip(full.Handle, 2*maxText)
 			}
 		}
 	}
 	for _, p := range st.Providers {
 		if p.Name == t.name {
-			b.Revision, b.Serial, b.NotAfter, b.Error = p.Revision, p.Serial, p.NotAfter, p.Err
+			b.Revision, b.Serial, b.NotAfter, b.Error = p.Revision, p.Serial, p.NotAfter, clip(p.Err, maxMessage)
 		}
 	}
-	for _, v := range st.Guests {
-		switch {
-		case v.Doc.Provider != t.name:
-		case len(b.Guests) >= maxGuests:
-			b.More++
-		default:
-			note := v.Note
-			if note == "" {
-				note = v.Err
-			}
-			b.Guests = append(b.Guests, plugin.ReportGuest{Guest: v.ID, Name: v.Name, State: v.State, Run: v.Run, Note: note, Seen: v.At})
-		}
-	}
+	b.Guests, b.More = guestsOf(t.name, st.Guests)
 	return b
+}
+
+// guestsOf is how the guests of a provider stand, and how many were left out.
+func guestsOf(provider string, all []engine.View) (told []plugin.ReportGuest, more int) {
+	size := 0
+	for _, v := range all {
+		switch {
+		case v.Doc.Provider != provider:
+		case len(told) >= maxGuests || size >= maxGuestsSize:
+			more++
+		default:
+			g := plugin.ReportGuest{
+				Guest: v.ID, Name: clip(v.Name, maxText), State: v.State, Run: v.Run, Note: clip(cmp.Or(v.Note, v.Err), 4*maxText), Seen: v.At,
+			}
+			size += jsonSize(g.Name) + jsonSize(g.Note) + maxText
+			told = append(told, g)
+		}
+	}
+	return told, more
+}
+
+// clip cuts a text to so many bytes of JSON.
+func clip(s string, most int) string {
+	const mark = "..."
+	n, cut := 0, 0
+	for i, r := range s {
+		if n <= most-len(mark) {
+			cut = i
+		}
+		if n += runeSize(r); n > most {
+			return s[:cut] + mark
+		}
+	}
+	return s
+}
+
+func jsonSize(s string) (n int) {
+	for _, r := range s {
+		n += runeSize(r)
+	}
+	return n
+}
+
+// runeSize is how many bytes encoding/json makes of a rune, at most.
+func runeSize(r rune) int {
+	switch {
+	case r < ' ', r == '<', r == '>', r == '&', r == 0x7f, r == '\u2028', r == '\u2029', r == utf8.RuneError:
+		return 6
+	case r == '"', r == '\\':
+		return 2
+	}
+	return utf8.RuneLen(r)
 }
