@@ -66,7 +66,8 @@ func TestExportProvesARange(t *testing.T) {
 			Range{From: 7, To: 10, Last: 12}, []Head{at[20]}, nil, []string{"whole chain", "after entry 12", "at entry 20"}, 4, 0, 1,
 		},
 		"with a head before and one after": {
-			Range{From: 7, To: 10, Last: 12}, []Head{at[5], at[9], at[20]},
+			Range{From: 7, To: 10, Last: 12},
+			[]Head{at[5], at[9], at[20]},
 			[]string{"at entry 9"},
 			[]string{"hash at entry 5", "hash at entry 20", "were removed"},
 			4, 1, 2,
