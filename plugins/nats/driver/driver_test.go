@@ -248,6 +248,22 @@ func TestReports(t *testing.T) {
 	if err := configured(t, s.URL(), `, "subject": "-"`, nil).Report(t.Context(), plugin.Report{}); err == nil {
 		t.Error("a report that nobody wants")
 	}
+	// One that the server or the stream never takes is not tried for ever.
+	large, err := json.Marshal(strings.Repeat("x", 9<<20))
+	must(t, err)
+	retry(t, func() error { return report(3) })
+	if err := p.Report(t.Context(), plugin.Report{JSON: large}); !errors.Is(err, plugin.ErrInvalid) {
+		t.Errorf("a report that is too large for the server: %v", err)
+	}
+	st, err := js.Stream(t.Context(), "felhom-reports")
+	must(t, err)
+	small := st.CachedInfo().Config
+	small.MaxMsgSize = 1 << 20
+	_, err = js.UpdateStream(t.Context(), small)
+	must(t, err)
+	if err := p.Report(t.Context(), plugin.Report{JSON: large[:2<<20]}); !errors.Is(err, plugin.ErrInvalid) {
+		t.Errorf("a report that is too large for the stream: %v", err)
+	}
 	other := configured(t, s.URL(), `, "subject": "elsewhere"`, nil)
 	retry(t, func() error {
 		if err := other.Report(t.Context(), plugin.Report{JSON: []byte("{}")}); !strings.Contains(fmt.Sprint(err), "no response from stream") {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/felhom/felhom-agent/pkg/plugin"
@@ -155,9 +156,19 @@ func (p *Provider) Report(ctx context.Context, r plugin.Report) error {
 	ctx, cancel := context.WithTimeout(ctx, answer)
 	defer cancel()
 	if _, err := js.Publish(ctx, conf.subject, r.JSON, messageID(conf, r)...); err != nil {
-		return fmt.Errorf("%w: report to %s: %w", plugin.ErrUnavailable, conf.subject, err)
+		return fmt.Errorf("%w: report to %s: %w", reportKind(err), conf.subject, err)
 	}
 	return nil
+}
+
+// reportKind: what is too large for the server or the stream is so each time,
+// and tried again for ever it would hold up all that comes after.
+func reportKind(err error) error {
+	var api *jetstream.APIError
+	if errors.Is(err, nats.ErrMaxPayload) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum {
+		return plugin.ErrInvalid
+	}
+	return plugin.ErrUnavailable
 }
 
 // messageID lets the stream drop a report that it has: one whose answer was
