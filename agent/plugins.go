@@ -22,7 +22,8 @@ const pveName = "pve"
 
 // specs are the plugins that a configuration asks for: the pve plugin if a
 // node is configured, one process per provider, and the vendors' executors and
-// observers.
+// observers. A plugin that is one of these and a provider, too, is one process:
+// that of the first provider that uses it.
 func specs(c config.Config, host string) []pluginhost.Spec {
 	var out []pluginhost.Spec
 	if c.PVE.URL != "" {
@@ -30,14 +31,29 @@ func specs(c config.Config, host string) []pluginhost.Spec {
 	}
 	vendors := pluginhost.ReadManifests(c.Plugins.Dir, trusted(c))
 	for _, v := range vendors {
-		if !slices.Contains(v.Kinds, plugin.KindProvider) {
-			out = append(out, v)
+		if slices.Contains(v.Kinds, plugin.KindProvider) {
+			if v.Kinds = others(v); len(v.Kinds) == 0 || used(c, v.Name) {
+				continue
+			}
 		}
+		out = append(out, v)
 	}
+	whole := map[string]bool{} // has a process that is all that it can be
 	for _, p := range c.Providers {
-		out = append(out, providerSpec(c, p, vendors))
+		out = append(out, providerSpec(c, p, vendors, !whole[p.Plugin]))
+		whole[p.Plugin] = true
 	}
 	return out
+}
+
+// others are the kinds of a plugin beside provider.
+func others(v pluginhost.Spec) []plugin.Kind {
+	return slices.DeleteFunc(slices.Clone(v.Kinds), func(k plugin.Kind) bool { return k == plugin.KindProvider })
+}
+
+// used reports whether a provider uses a vendor's plugin.
+func used(c config.Config, name string) bool {
+	return slices.ContainsFunc(c.Providers, func(p config.Provider) bool { return p.Plugin == name })
 }
 
 func trusted(c config.Config) []uint32 {
@@ -68,15 +84,20 @@ func pveSpec(c config.Config, host string) pluginhost.Spec {
 }
 
 // providerSpec is the process of one [[provider]]: a first-party plugin, or a
-// vendor's by its manifest's name.
-func providerSpec(c config.Config, p config.Provider, vendors []pluginhost.Spec) pluginhost.Spec {
+// vendor's by its manifest's name. Whole, it is what else that is, too.
+func providerSpec(c config.Config, p config.Provider, vendors []pluginhost.Spec, whole bool) pluginhost.Spec {
 	s := pluginhost.Spec{Path: filepath.Join(c.Plugins.FirstParty, p.Plugin)}
 	for _, v := range vendors {
 		if v.Name == p.Plugin {
 			s = v
 		}
 	}
-	s.Name, s.Kinds = p.Name, []plugin.Kind{plugin.KindProvider}
+	s.Name = p.Name
+	if whole && slices.Contains(s.Kinds, plugin.KindProvider) {
+		s.Kinds = append([]plugin.Kind{plugin.KindProvider}, others(s)...)
+	} else {
+		s.Kinds, s.Actions, s.Benign = []plugin.Kind{plugin.KindProvider}, nil, nil
+	}
 	if p.Secrets != nil {
 		s.Secrets = map[string]pluginhost.SecretSource{}
 		for name, src := range p.Secrets {
