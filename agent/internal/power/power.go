@@ -64,7 +64,6 @@ type Watcher struct {
 
 	mu    sync.Mutex // guards what follows
 	state State
-	heard time.Time // when systemd answered last
 }
 
 // New makes a watcher. changed is told of each change, in no lock.
@@ -143,18 +142,6 @@ func (w *Watcher) blind(err error) State {
 	return s
 }
 
-// lastWord is what keeps guests from being started or stopped when systemd can
-// no longer be asked: a host that was going down goes on going down, and its
-// bus may go first. After Settle without a word it is forgotten.
-func (w *Watcher) lastWord() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if time.Since(w.heard) > Settle {
-		return ""
-	}
-	return w.state.Frozen
-}
-
 // wait leaves the bus alone for a while; the end of the time a boot counts is
 // a change as well.
 func (w *Watcher) wait(ctx context.Context) {
@@ -211,9 +198,6 @@ func (w *Watcher) set(s State) {
 	w.mu.Lock()
 	old := w.state
 	w.state = s
-	if s.Blind == "" {
-		w.heard = time.Now()
-	}
 	w.mu.Unlock()
 	if old == s {
 		return
