@@ -131,14 +131,8 @@ func (a *Agent) openAudit(context.Context) error {
 }
 
 func (a *Agent) makeHost(context.Context) error {
-	o := pluginhost.DefaultOptions()
+	o := hostOptions(a.cfg)
 	o.Logger, o.Version = a.log, a.opt.Version
-	o.SocketDir = filepath.Join(a.cfg.Agent.RunDir, "p")
-	o.UnitDir = filepath.Join(a.cfg.Agent.RunDir, "u")
-	o.CredentialsDir = os.Getenv("CREDENTIALS_DIRECTORY")
-	for _, uid := range a.cfg.Plugins.TrustedUIDs {
-		o.TrustedUIDs = append(o.TrustedUIDs, uint32(uid))
-	}
 	o.OnSnapshot, o.OnHint = a.onSnapshot, a.onHint
 	h, err := pluginhost.New(o)
 	if err != nil {
@@ -146,6 +140,18 @@ func (a *Agent) makeHost(context.Context) error {
 	}
 	a.host = h
 	return h.Set(specs(a.cfg, a.opt.Host))
+}
+
+// hostOptions are what the configuration says of the plugins' host. Copies of
+// plugins are in the state directory: in /run nothing can be executed on Debian.
+func hostOptions(c config.Config) pluginhost.Options {
+	o := pluginhost.DefaultOptions()
+	o.SocketDir = filepath.Join(c.Agent.RunDir, "p")
+	o.CopyDir = filepath.Join(c.Agent.StateDir, "plugins")
+	o.UnitDir = filepath.Join(c.Agent.RunDir, "u")
+	o.CredentialsDir = os.Getenv("CREDENTIALS_DIRECTORY")
+	o.TrustedUIDs = trusted(c)
+	return o
 }
 
 // makePower watches whether the host goes down. What it learns makes every

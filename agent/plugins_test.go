@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/felhom/felhom-agent/agent/internal/config"
@@ -61,5 +62,14 @@ func TestPluginOfSeveralKinds(t *testing.T) {
 				t.Errorf("executors %v, providers %v", executors, fed)
 			}
 		})
+	}
+}
+
+// TestCopiesCanBeExecuted: Debian mounts /run so that nothing in it can be
+// executed, so the copy of a plugin of several files is not there.
+func TestCopiesCanBeExecuted(t *testing.T) {
+	c := config.Default()
+	if o := hostOptions(c); !strings.HasPrefix(o.CopyDir, c.Agent.StateDir+"/") {
+		t.Errorf("copies are in %q", o.CopyDir)
 	}
 }

@@ -51,12 +51,21 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	return pluginhost.ServeUnit(ctx, l, filepath.Join(*dir, f.Arg(0)+".toml"), options(os.Getenv, *trusted))
+}
+
+// options are those of a unit. The copy of a plugin of several files is in the
+// unit's state directory: in /run nothing can be executed on Debian.
+func options(getenv func(string) string, trusted int) pluginhost.Options {
 	o := pluginhost.DefaultOptions()
 	// systemd's journal adds the time, and the unit's name.
 	o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: noTime}))
-	o.SocketDir = filepath.Join(os.Getenv("RUNTIME_DIRECTORY"), "p")
-	o.TrustedUIDs = []uint32{0, uint32(*trusted)}
-	return pluginhost.ServeUnit(ctx, l, filepath.Join(*dir, f.Arg(0)+".toml"), o)
+	o.SocketDir = filepath.Join(getenv("RUNTIME_DIRECTORY"), "p")
+	if state := getenv("STATE_DIRECTORY"); state != "" {
+		o.CopyDir = filepath.Join(state, ".felhom")
+	}
+	o.TrustedUIDs = []uint32{0, uint32(trusted)}
+	return o
 }
 
 func noTime(groups []string, a slog.Attr) slog.Attr {

@@ -250,10 +250,15 @@ func (h *Host) begin() error {
 		return errors.New("pluginhost: Run was called before")
 	}
 	h.running = true
-	if h.opts.CopyDir == "" {
-		return prepareDir(h.opts.SocketDir)
+	return h.opts.prepare()
+}
+
+// prepare makes the directories.
+func (o Options) prepare() error {
+	if o.CopyDir == "" {
+		return prepareDir(o.SocketDir)
 	}
-	return errors.Join(prepareDir(h.opts.SocketDir), prepareDir(h.opts.CopyDir))
+	return errors.Join(prepareDir(o.SocketDir), prepareDir(o.CopyDir))
 }
 
 func (h *Host) end() {

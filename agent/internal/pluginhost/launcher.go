@@ -39,7 +39,7 @@ func ServeUnit(ctx context.Context, l net.Listener, manifest string, o Options) 
 		return errors.Join(ctx.Err(), err)
 	}
 	defer conn.Close()
-	if err := prepareDir(o.SocketDir); err != nil {
+	if err := o.prepare(); err != nil {
 		return err
 	}
 	u := &unit{opts: o, conn: conn, log: o.Logger}

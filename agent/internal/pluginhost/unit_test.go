@@ -31,6 +31,7 @@ func likeSystemd(t *testing.T, dir, manifest string) {
 	}
 	o := DefaultOptions()
 	o.Logger, o.SocketDir = slog.New(slog.NewTextHandler(t.Output(), nil)), filepath.Join(dir, "r")
+	o.CopyDir = filepath.Join(dir, "c")
 	o.TrustedUIDs, o.StartTimeout = []uint32{0, uint32(os.Getuid())}, patience
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -45,7 +46,7 @@ func likeSystemd(t *testing.T, dir, manifest string) {
 		cancel()
 		_ = l.Close()
 		wg.Wait()
-		if left, _ := filepath.Glob(filepath.Join(o.SocketDir, "*")); len(left) > 0 {
+		if left, _ := filepath.Glob(filepath.Join(dir, "[rc]", "*")); len(left) > 0 {
 			t.Errorf("the launcher left %v", left)
 		}
 	})
@@ -101,6 +102,34 @@ func TestPluginInAUnit(t *testing.T) {
 	for deadline := time.Now().Add(patience); alive(pid); {
 		if time.Now().After(deadline) {
 			t.Fatalf("plugin %d lives on", pid)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// TestUnitOfSeveralFiles: the launcher makes the directory of the copies.
+func TestUnitOfSeveralFiles(t *testing.T) {
+	mine, err := self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _ := scriptPlugin(t, "/bin/sh", mine)
+	dir := shortDir(t)
+	manifest := filepath.Join(dir, "acme.toml")
+	text := fmt.Sprintf("kind = \"executor\"\nexecutable = %q\nargs = [\"good\"]\nactions = [\"test.acme\"]\nsha256 = [%q]\n[files]\n\"lib/real\" = %q\n",
+		s.Path, s.SHA256[0], s.Files["lib/real"])
+	if err := os.WriteFile(manifest, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	likeSystemd(t, dir, manifest)
+	b := startBed(t, func(o *Options) { o.UnitDir = dir }, ReadManifests(dir, []uint32{0, uint32(os.Getuid())})...)
+	for { // no end of its own: what fails for good is Quarantined
+		st := stateOf(t, b.Host, "acme")
+		if st.State == Running {
+			break
+		}
+		if st.State == Quarantined || st.State == Refused {
+			t.Fatalf("%+v", st)
 		}
 		<-time.After(5 * time.Millisecond)
 	}
