@@ -166,9 +166,6 @@ func checkParents(path string, trusted []uint32) error {
 		if info.Mode()&fs.ModeSymlink != 0 {
 			return refuse("name the path that it stands for", "%s, on the way to %s, is a symbolic link", dir, path)
 		}
-		if info.Mode()&fs.ModeSticky != 0 && info.Mode().IsDir() {
-			continue // others may write there, but not replace what is not theirs
-		}
 		if err := checkOwner(dir, info, trusted); err != nil {
 			return err
 		}
@@ -183,6 +180,9 @@ func checkOwner(path string, info fs.FileInfo, trusted []uint32) error {
 	}
 	if !slices.Contains(trusted, st.Uid) {
 		return refuse("chown root:root "+quote(path), "%s is owned by uid %d", path, st.Uid)
+	}
+	if info.IsDir() && info.Mode()&fs.ModeSticky != 0 {
+		return nil // others may write there, but only its owner may replace what is not theirs
 	}
 	if info.Mode().Perm()&0o022 != 0 {
 		return refuse("chmod go-w "+quote(path), "%s is writable by group or others (mode %04o)", path, info.Mode().Perm())

@@ -189,3 +189,25 @@ func TestQuote(t *testing.T) {
 		}
 	}
 }
+
+// TestStickyDirectoryOfAStranger: its owner may rename what is in it, whosever
+// that is.
+func TestStickyDirectoryOfAStranger(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("/tmp", "sticky") // every directory on the way is root's
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if os.Getuid() == 0 {
+		if err := os.Chown(dir, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o755|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkParents(filepath.Join(dir, "x"), []uint32{0}); err == nil || !strings.Contains(err.Error(), dir+" is owned by uid") {
+		t.Errorf("got %v", err)
+	}
+}

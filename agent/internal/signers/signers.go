@@ -126,9 +126,6 @@ func (f Files) checkParents(path string) error {
 		if info.Mode()&fs.ModeSymlink != 0 {
 			return fmt.Errorf("%s, on the way to %s, is a symbolic link: name the path that it stands for", dir, path)
 		}
-		if info.Mode()&fs.ModeSticky != 0 {
-			continue // others may write there, but not replace what is not theirs
-		}
 		if err := f.checkOwner(dir, info); err != nil {
 			return err
 		}
@@ -143,6 +140,9 @@ func (f Files) checkOwner(path string, info fs.FileInfo) error {
 	}
 	if st.Uid != 0 && !slices.Contains(f.Owners, st.Uid) {
 		return fmt.Errorf("%s is owned by uid %d: chown root it", path, st.Uid)
+	}
+	if info.IsDir() && info.Mode()&fs.ModeSticky != 0 {
+		return nil // others may write there, but only its owner may replace what is not theirs
 	}
 	if info.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("%s is writable by group or others (mode %04o): chmod go-w it", path, info.Mode().Perm())

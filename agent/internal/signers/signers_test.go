@@ -94,3 +94,18 @@ func TestNobodyMaySign(t *testing.T) {
 		})
 	}
 }
+
+// The owner of a sticky directory may rename what is in it, whosever that is:
+// an older file that was left there, for one.
+func TestStickyDirectoryOfAStranger(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "sticky") // every directory on the way is root's
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if os.Getuid() == 0 {
+		must(t, os.Chown(dir, 65534, 65534))
+	}
+	must(t, os.Chmod(dir, 0o755|os.ModeSticky))
+	if err := (Files{}).checkParents(filepath.Join(dir, "x")); err == nil || !strings.Contains(err.Error(), dir+" is owned by uid") {
+		t.Errorf("got %v", err)
+	}
+}
