@@ -78,6 +78,12 @@ func cmdRun(ctx context.Context, e *env, args []string) (int, error) {
 	if err != nil {
 		return exitError, err
 	}
+	// A log that nobody reads any more is no reason to end, least of all with
+	// SIGPIPE, which systemd takes for an end in order. Caught, not ignored:
+	// plugins would inherit that.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
 	level := new(slog.LevelVar)
 	level.Set(cfg.Agent.LogLevel)
 	log := slog.New(mainlog.New(e.stderr, level))
