@@ -217,17 +217,23 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Serve runs the API on a listener until ctx ends.
+// Serve runs the API on a listener until ctx ends, and returns when the requests
+// that were being answered have ended, or were cut off.
 func Serve(ctx context.Context, srv *http.Server, serve func() error) error {
+	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(over)
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
 		if srv.Shutdown(grace) != nil {
 			_ = srv.Close()
 		}
 	})
-	defer stop()
-	if err := serve(); !errors.Is(err, http.ErrServerClosed) {
+	err := serve()
+	if !stop() {
+		<-over
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
