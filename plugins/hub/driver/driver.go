@@ -157,7 +157,7 @@ func (p *Provider) Watch(ctx context.Context, emit func(plugin.Snapshot) error) 
 		return err
 	}
 	feed := &carry.Feed{Emit: emit}
-	for etag := ""; ctx.Err() == nil; {
+	for etag, last := "", ""; ctx.Err() == nil; {
 		begun := time.Now()
 		snap, tag, err := c.ask(ctx, etag)
 		switch {
@@ -174,7 +174,11 @@ func (p *Provider) Watch(ctx context.Context, emit func(plugin.Snapshot) error) 
 			etag = tag
 			feed.Good(snap)
 		}
-		c.pace(ctx, tag == "", time.Since(begun))
+		same := tag == "" || snap.Revision == last // the latter from a hub that knows no conditions
+		if !same {
+			last = snap.Revision
+		}
+		c.pace(ctx, same, time.Since(begun))
 	}
 	return ctx.Err()
 }

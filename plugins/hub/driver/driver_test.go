@@ -307,6 +307,22 @@ func TestHubThatDoesNotWaitIsSpared(t *testing.T) {
 	}
 }
 
+// One that knows no conditions sends the whole set each time, which costs more.
+func TestHubWithoutConditionsIsSpared(t *testing.T) {
+	b := newBed(t)
+	b.answer(tagged(`{"files":[{"name":"a.toml","data":""}]}`))
+	p := New("1", slog.New(slog.DiscardHandler))
+	must(t, p.Configure(t.Context(), b.config(`, "wait": "20s"`)))
+	snaps := b.watch(p, nil)
+	b.next(snaps)
+	begun, before := time.Now(), b.asked.Load()
+	<-time.After(4 * time.Second)
+	took := time.Since(begun)
+	if n := b.asked.Load() - before; float64(n) > took.Seconds()/20+2 {
+		t.Errorf("the whole set was asked for %d times in %s", n, took)
+	}
+}
+
 func TestReport(t *testing.T) {
 	b := newBed(t)
 	p := b.provider()
