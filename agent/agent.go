@@ -266,6 +266,7 @@ func (a *Agent) work(ctx context.Context) error {
 	g.Go(func() error { a.power.Run(gctx); return nil })
 	g.Go(func() error { return a.serveControl(gctx) })
 	g.Go(func() error { a.rep.Run(gctx); return nil })
+	g.Go(func() error { logHeads(gctx, a.log, a.jrn.Head); return nil })
 	a.notify.Ready(a.statusLine())
 	a.log.Info("ready", "mode", a.cfg.Agent.Mode, "version", a.opt.Version)
 	err := g.Wait()
