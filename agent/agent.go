@@ -72,6 +72,8 @@ type Agent struct {
 	power   *power.Watcher
 	down    teardown
 
+	reloads sync.Mutex // held while the configuration is read and taken
+
 	mu  sync.Mutex // guards cfg
 	cfg config.Config
 }
@@ -360,8 +362,11 @@ func (a *Agent) setConfig(c config.Config) {
 	a.cfg = c
 }
 
-// Reload reads the configuration again. An invalid one changes nothing.
+// Reload reads the configuration again. An invalid one changes nothing. Of two
+// at once the second waits, so that what was read last is what counts.
 func (a *Agent) Reload(context.Context) error {
+	a.reloads.Lock()
+	defer a.reloads.Unlock()
 	a.notify.Reloading()
 	err := a.reload()
 	line := a.statusLine()
