@@ -139,12 +139,16 @@ func printJSON(w io.Writer, v any) error {
 type style bool
 
 func styleFor(w io.Writer) style {
+	return style(isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb")
+}
+
+func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+	if !ok {
 		return false
 	}
 	st, err := f.Stat()
-	return style(err == nil && st.Mode()&os.ModeCharDevice != 0)
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
 }
 
 func (s style) paint(code, text string) string {

@@ -92,7 +92,9 @@ const (
 )
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	e := &env{stdout: stdout, stderr: stderr, style: styleFor(stdout)}
+	e := &env{style: styleFor(stdout)}
+	stdout, stderr = shown(stdout), shown(stderr)
+	e.stdout, e.stderr = stdout, stderr
 	if len(args) == 0 {
 		usage(stderr)
 		return exitUsage

@@ -88,7 +88,7 @@ func (s *signing) collect(ctx context.Context, e *env, namespace, text string) (
 func sign(ctx context.Context, e *env, key, namespace, text string) ([]byte, error) {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, "ssh-keygen", "-Y", "sign", "-n", namespace, "-f", key)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text), &out, e.stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text), &out, plain(e.stderr)
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("ssh-keygen could not sign with %s: %w", key, err)
 	}
