@@ -5,9 +5,12 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -173,13 +176,13 @@ func journalVerify(e *env, args []string) (int, error) {
 func heads(args []string) ([]journal.Head, error) {
 	var out []journal.Head
 	for _, a := range args {
-		var h journal.Head
-		seq, hash, ok := strings.Cut(a, ":")
-		if _, err := fmt.Sscanf(seq, "%d", &h.Seq); err != nil || !ok || hash == "" {
-			return nil, fmt.Errorf("%w: %q is not SEQ:HASH", errUsage, a)
+		seq, hash, _ := strings.Cut(a, ":")
+		n, err := strconv.ParseUint(seq, 10, 64)
+		raw, herr := hex.DecodeString(hash)
+		if err != nil || herr != nil || len(raw) != sha256.Size {
+			return nil, fmt.Errorf("%w: %q is not SEQ:HASH, an entry's number and its hash of %d digits", errUsage, a, 2*sha256.Size)
 		}
-		h.Hash = hash
-		out = append(out, h)
+		out = append(out, journal.Head{Seq: n, Hash: strings.ToLower(hash)})
 	}
 	return out, nil
 }
