@@ -36,6 +36,10 @@ const (
 	least = time.Second
 	// slack is how much longer than asked for a hub may take to answer.
 	slack = 30 * time.Second
+	// silence on a connection of HTTP/2 for so long, and it is asked whether it
+	// lives; for as long again, and it is left. Else one that was lost without
+	// a word would be used for each next question, too.
+	silence = 12 * time.Second
 	// maxWords bounds how much of a hub's own words is shown.
 	maxWords = 300
 )
@@ -127,6 +131,7 @@ func newClient(s Settings, token, key plugin.Secret) (*client, error) {
 	t := &http.Transport{
 		TLSClientConfig: tlsConfig, TLSHandshakeTimeout: slack, MaxResponseHeaderBytes: 64 << 10, MaxIdleConns: 4,
 		IdleConnTimeout: 2 * wait, DisableCompression: true, ForceAttemptHTTP2: true,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: silence, PingTimeout: silence},
 	}
 	if s.Proxy != "" {
 		proxy, err := url.Parse(s.Proxy)

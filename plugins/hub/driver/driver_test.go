@@ -17,11 +17,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -66,6 +68,7 @@ func newBed(t *testing.T) *bed {
 		b.handler.Load().(http.HandlerFunc)(w, r)
 	}))
 	b.srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	b.srv.EnableHTTP2 = true
 	b.srv.TLS = &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: x509.NewCertPool()}
 	b.srv.StartTLS()
 	t.Cleanup(func() { b.srv.CloseClientConnections(); b.srv.Close() })
@@ -287,6 +290,98 @@ func TestNoServer(t *testing.T) {
 	err := p.Report(t.Context(), plugin.Report{JSON: []byte(`{"host": "pve1"}`)})
 	if !errors.Is(err, plugin.ErrUnavailable) || strings.Contains(err.Error(), token) {
 		t.Errorf("report: %v", err)
+	}
+}
+
+// silencer is a proxy whose connections may fall silent, as those of a NAT that
+// has forgotten them.
+type silencer struct {
+	ln     net.Listener
+	to     string
+	silent []*atomic.Bool
+	mu     sync.Mutex // guards silent and all
+	all    []net.Conn
+	wg     sync.WaitGroup
+}
+
+func newSilencer(t *testing.T, to string) *silencer {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	s := &silencer{ln: ln, to: to}
+	s.wg.Go(s.accept)
+	t.Cleanup(func() {
+		_ = ln.Close()
+		s.mu.Lock()
+		for _, c := range s.all {
+			_ = c.Close()
+		}
+		s.mu.Unlock()
+		s.wg.Wait()
+	})
+	return s
+}
+
+func (s *silencer) accept() {
+	for {
+		in, err := s.ln.Accept()
+		if err != nil {
+			return
+		}
+		out, err := net.Dial("tcp", s.to)
+		if err != nil {
+			_ = in.Close()
+			continue
+		}
+		silent := &atomic.Bool{}
+		s.mu.Lock()
+		s.all, s.silent = append(s.all, in, out), append(s.silent, silent)
+		s.mu.Unlock()
+		s.wg.Go(func() { pass(in, out, silent) })
+		s.wg.Go(func() { pass(out, in, silent) })
+	}
+}
+
+// pass copies, until it is silent: then what comes is thrown away.
+func pass(from, to net.Conn, silent *atomic.Bool) {
+	for b := make([]byte, 64<<10); ; {
+		n, err := from.Read(b)
+		if err != nil {
+			_ = to.Close()
+			return
+		}
+		if !silent.Load() {
+			_, _ = to.Write(b[:n])
+		}
+	}
+}
+
+// fallSilent silences the connections that there are.
+func (s *silencer) fallSilent() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.silent {
+		b.Store(true)
+	}
+}
+
+// A connection that was lost without a word is left: the next question goes
+// over another one.
+func TestSilentConnectionIsLeft(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	s := newSilencer(t, b.srv.Listener.Addr().String())
+	p := New("1", slog.New(slog.DiscardHandler))
+	must(t, p.Configure(t.Context(), b.config(fmt.Sprintf(`, "url": "https://%s"`, s.ln.Addr()))))
+	snaps := b.watch(p, nil)
+	first := b.next(snaps)
+	if first.Err != "" {
+		t.Fatal(first.Err)
+	}
+	s.fallSilent()
+	b.set("a.toml", "x = 2\n")
+	if got := b.next(snaps); got.Err != "" || got.Revision == first.Revision {
+		t.Errorf("%+v", got)
 	}
 }
 
