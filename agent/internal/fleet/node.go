@@ -56,7 +56,7 @@ type memory struct {
 	mu   sync.Mutex
 	snap plugin.Snapshot
 	have bool
-	seq  uint64
+	mark reporter.Mark
 	told bool
 }
 
@@ -79,17 +79,17 @@ func (m *memory) Load(string) (plugin.Snapshot, error) {
 // marks is memory as the reporter's Marks.
 type marks struct{ *memory }
 
-func (m marks) Save(_ string, seq uint64) error {
+func (m marks) Save(_ string, mark reporter.Mark) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.seq, m.told = seq, true
+	m.mark, m.told = mark, true
 	return nil
 }
 
-func (m marks) Load(string) (uint64, bool, error) {
+func (m marks) Load(string) (reporter.Mark, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.seq, m.told, nil
+	return m.mark, m.told, nil
 }
 
 type oneExecutor struct{ w *plugintest.World }
