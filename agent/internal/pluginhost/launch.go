@@ -94,7 +94,7 @@ func (l *processLauncher) bringUp(ctx context.Context, r *running, s Spec, exe *
 	if err := r.dial(addr, tlsConfig); err != nil {
 		return nil, err
 	}
-	r.wg.Go(r.readStdio)
+	r.watchStdio()
 	client := plugin.NewClient(r.conn)
 	kinds, info, err := introduce(ctx, client, s, cfg, l.opts.Version)
 	if err != nil {

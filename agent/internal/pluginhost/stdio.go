@@ -12,14 +12,21 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
+// watchStdio begins readStdio. The connection may be given up before the reader
+// has begun (Process.Disconnect).
+func (r *running) watchStdio() {
+	conn := r.conn
+	r.wg.Go(func() { r.readStdio(conn) })
+}
+
 // readStdio reads what a Go plugin prints after the handshake: go-plugin sends
 // it as a stream of the service plugin.GRPCStdio, and a plugin that nobody
 // reads would block in its prints. It returns when the connection is closed.
 // A plugin without that service is not missed.
-func (r *running) readStdio() {
+func (r *running) readStdio(conn *grpc.ClientConn) {
 	ctx, cancel := context.WithCancel(context.Background()) // ended by conn.Close
 	defer cancel()
-	stream, err := r.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/plugin.GRPCStdio/StreamStdio",
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/plugin.GRPCStdio/StreamStdio",
 		grpc.ForceCodec(rawCodec{}))
 	if err != nil {
 		return

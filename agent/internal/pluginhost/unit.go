@@ -91,7 +91,7 @@ func (l *processLauncher) bringUpUnit(ctx context.Context, conn *carried, own *i
 	if err != nil {
 		return nil, err
 	}
-	r.wg.Go(r.readStdio)
+	r.watchStdio()
 	client := plugin.NewClient(r.conn)
 	kinds, info, err := introduce(ctx, client, s, cfg, l.opts.Version)
 	stop := func(ask bool) error { return r.endUnit(ask, conn, l.opts.StopTimeout) }
