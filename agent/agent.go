@@ -395,6 +395,7 @@ func (a *Agent) reload() error {
 		a.setConfig(old)
 		return err
 	}
+	a.markGated()
 	if a.opt.Level != nil {
 		a.opt.Level.Set(cfg.Agent.LogLevel)
 	}

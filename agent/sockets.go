@@ -66,7 +66,9 @@ func (a *Agent) socket(given map[string]net.Listener, name, path string) (net.Li
 
 // serveHooks takes in events over the socket and from the spool.
 func (a *Agent) serveHooks(ctx context.Context) error {
-	srv, err := hookserver.New(hookserver.Options{Sink: a.eng, PeerUIDs: a.cfg.Hook.PeerUIDs, Gate: a.gate, Logger: a.log})
+	srv, err := hookserver.New(hookserver.Options{
+		Sink: a.eng, PeerUIDs: a.cfg.Hook.PeerUIDs, Gate: a.gate, Spool: a.cfg.Hook.Spool, Logger: a.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -75,10 +77,26 @@ func (a *Agent) serveHooks(ctx context.Context) error {
 		a.eng.Resync("hook events were lost")
 		return nil
 	}}
+	a.markGated()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { spool.Run(ctx); return nil })
 	g.Go(func() error { return srv.Serve(ctx, a.socks.hook) })
 	return g.Wait()
+}
+
+// markGated tells the hook helper whose starts the agent wants to be asked for:
+// of no other it waits for an answer.
+func (a *Agent) markGated() {
+	cfg := a.config()
+	var vmids []guest.VMID
+	if cfg.Agent.Mode == config.Enforce {
+		for _, v := range cfg.Hook.Gated {
+			vmids = append(vmids, guest.VMID(v))
+		}
+	}
+	if err := hook.MarkGated(cfg.Hook.Spool, vmids); err != nil {
+		a.log.Error("the guests that [hook] gated names are not marked: their starts are not asked for", "err", err)
+	}
 }
 
 // gate says why a guest shall not start: the host is in mode enforce, [hook]

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/felhom/felhom-agent/pkg/guest/id"
 	"github.com/felhom/felhom-agent/pkg/hook"
 )
 
@@ -43,11 +44,15 @@ func TestGate(t *testing.T) {
 		status, spooled           int
 	}{
 		{"the agent vetoes a start", veto, "102", "pre-start", hook.ExitVeto, 0},
-		{"a veto is about starts alone: post-start", veto, "102", "post-start", 0, 0},
-		{"a veto is about starts alone: pre-stop", veto, "102", "pre-stop", 0, 0},
-		{"a veto is about starts alone: post-stop", veto, "102", "post-stop", 0, 0},
-		{"open, no agent", none, "102", "pre-start", 0, 1},
-		{"open, hung agent", hung, "102", "pre-start", 0, 1},
+		{"gated, the agent lets it", up, "102", "pre-start", 0, 0},
+		{"gated, no agent", none, "102", "pre-start", 0, 1},
+		{"gated, hung agent", hung, "102", "pre-start", 0, 1},
+		{"not gated, the agent is not asked", veto, "103", "pre-start", 0, 1},
+		{"a veto is about starts alone: post-start", veto, "102", "post-start", 0, 1},
+		{"a veto is about starts alone: pre-stop", veto, "102", "pre-stop", 0, 1},
+		{"a veto is about starts alone: post-stop", veto, "102", "post-stop", 0, 1},
+		{"open, no agent", none, "103", "pre-start", 0, 1},
+		{"open, hung agent", hung, "103", "pre-start", 0, 1},
 		{"closed, the agent lets it", up, "101", "pre-start", 0, 0},
 		{"closed, no agent", none, "101", "pre-start", hook.ExitVeto, 1},
 		{"closed, hung agent", hung, "101", "pre-start", hook.ExitVeto, 1},
@@ -57,6 +62,9 @@ func TestGate(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			spool := t.TempDir()
+			if err := hook.MarkGated(spool, []id.VMID{102}); err != nil {
+				t.Fatal(err)
+			}
 			budget := "10000"
 			if tc.socket == hung {
 				budget = "100"
@@ -87,7 +95,11 @@ func TestClosedWithoutSpool(t *testing.T) {
 
 func TestSnippetPassesTheRealVetoOn(t *testing.T) {
 	t.Parallel()
-	wrapper := script(t, "exec "+helper+" -budget 10000 -socket "+vetoing(t)+" -spool "+t.TempDir()+` "$@"`)
+	spool := t.TempDir()
+	if err := hook.MarkGated(spool, []id.VMID{101}); err != nil {
+		t.Fatal(err)
+	}
+	wrapper := script(t, "exec "+helper+" -budget 10000 -socket "+vetoing(t)+" -spool "+spool+` "$@"`)
 	path := snippet(t, wrapper)
 	former(t, path, "101", "#!/bin/sh\necho ran\n")
 	if got := run(t, nil, path, "101", "pre-start"); got.status != hook.ExitVeto || got.out != "" {

@@ -7,9 +7,10 @@
 //	felhom-hook VMID PHASE
 //
 // while Proxmox VE waits, often with the guest's lock held. It guarantees
-// promise P7: it posts the event, spools it if the agent does not answer, and
-// is gone within its budget, whatever the state of agent, spool and its own
-// file descriptors. It exits 0, but for a guest whose starts are gated (off
+// promise P7: it spools the event, tells the agent of it and is gone, whatever
+// the state of agent, spool and its own file descriptors. It waits for the
+// agent, within its budget, only where the event cannot be spooled and before
+// the start of a gated guest. It exits 0, but for a guest whose starts are gated (off
 // unless an admin says so): a pre-start that the agent vetoes, or that no agent
 // answers for while the guest is on the list of closed ones, ends with
 // [hook.ExitVeto]. What went wrong is one line on stderr.
@@ -62,8 +63,12 @@ func exitStatus(o options, err error) int {
 	return 0
 }
 
+// asks: the agent may have something against the start.
+func (o options) asks() bool {
+	return o.phase == id.PreStart && (o.isClosed() || hook.Gated(o.spool, o.vmid))
+}
+
 // isClosed reports whether the guest shall not start without the agent's word.
-// It is looked for only when there is none.
 func (o options) isClosed() bool {
 	var st syscall.Stat_t
 	return syscall.Lstat(o.closed+"/"+o.vmid.String(), &st) == nil
@@ -74,6 +79,12 @@ func (o options) report(start time.Time) error {
 	e := hook.New(o.vmid, o.phase, migratedFrom())
 	if err := e.Validate(); err != nil {
 		return err
+	}
+	if !o.asks() && hook.TrySpool(o.spool, e) == nil {
+		if err := hook.Tell(o.socket, e); err != nil {
+			return &spooled{err}
+		}
+		return nil
 	}
 	posted := hook.Post(o.socket, e, o.budget-spoolTime-time.Since(start))
 	if posted == nil || errors.Is(posted, hook.ErrVeto) {

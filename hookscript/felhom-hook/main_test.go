@@ -91,6 +91,7 @@ func status(p *os.ProcessState) int {
 type inbox struct {
 	socket string
 	mu     sync.Mutex
+	more   *sync.Cond // of events, with mu
 	events []hook.Event
 }
 
@@ -104,6 +105,7 @@ func (in *inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.events = append(in.events, e)
+	in.more.Broadcast()
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -113,9 +115,21 @@ func (in *inbox) got() []hook.Event {
 	return slices.Clone(in.events)
 }
 
+// wait returns what came in, n events at least: the helper does not wait for
+// them to be there.
+func (in *inbox) wait(n int) []hook.Event {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for len(in.events) < n {
+		in.more.Wait()
+	}
+	return slices.Clone(in.events)
+}
+
 func agentUp(tb testing.TB) *inbox {
 	tb.Helper()
 	in := &inbox{socket: filepath.Join(tb.TempDir(), "hook.sock")}
+	in.more = sync.NewCond(&in.mu)
 	ln, err := net.Listen("unix", in.socket)
 	if err != nil {
 		tb.Fatal(err)
@@ -136,6 +150,26 @@ func agentHung(tb testing.TB) (socket string) {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { ln.Close() })
+	return socket
+}
+
+// agentBusy is one that is hung with as many waiting for it as may wait.
+func agentBusy(tb testing.TB) (socket string) {
+	tb.Helper()
+	socket = filepath.Join(tb.TempDir(), "hook.sock")
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: socket}), syscall.Listen(fd, 0))
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { syscall.Close(fd) })
+	first, err := net.Dial("unix", socket)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { first.Close() })
 	return socket
 }
 
@@ -166,17 +200,35 @@ func TestAgentUp(t *testing.T) {
 		}
 	}
 	var from []string
-	for _, e := range in.got() {
+	for _, e := range in.wait(3) {
 		if e.VMID != 101 || e.Phase != "post-start" {
 			t.Errorf("got %+v", e)
 		}
 		from = append(from, e.MigratedFrom)
 	}
-	if !slices.Equal(from, []string{"", "pve2", ""}) {
+	if slices.Sort(from); !slices.Equal(from, []string{"", "", "pve2"}) {
 		t.Errorf("migrated from %q", from)
 	}
-	if events := spooledEvents(t, spool); len(events) > 0 {
-		t.Errorf("spooled beside it: %v", events)
+	if told, spooled := ids(in.got()), ids(spooledEvents(t, spool)); len(told) != 3 || !slices.Equal(told, spooled) {
+		t.Errorf("told %q, spooled %q", told, spooled)
+	}
+}
+
+func ids(events []hook.Event) (out []string) {
+	for _, e := range events {
+		out = append(out, e.ID)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Where an event cannot be spooled the agent must say that it has it.
+func TestAgentUpWithoutSpool(t *testing.T) {
+	t.Parallel()
+	in := agentUp(t)
+	got := run(t, nil, helper, "-socket", in.socket, "-spool", "/nonexistent", "-budget", "10000", "101", "post-start")
+	if got != (result{}) || len(in.got()) != 1 {
+		t.Errorf("got %+v, %d events", got, len(in.got()))
 	}
 }
 
@@ -190,15 +242,19 @@ func TestAgentAwayIsSpooled(t *testing.T) {
 	srv, done := &http.Server{Handler: http.NotFoundHandler()}, make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(ln) }()
 	t.Cleanup(func() { srv.Close(); <-done })
-	for name, socket := range map[string]string{
-		"down": "/nonexistent/hook.sock", "hung": agentHung(t), "refuses": refusing, "not a socket": "/etc/passwd",
+	for name, tc := range map[string]struct {
+		socket string
+		quiet  bool // the helper cannot know
+	}{
+		"down": {"/nonexistent/hook.sock", false}, "hung": {agentHung(t), true}, "refuses": {refusing, true},
+		"not a socket": {"/etc/passwd", false}, "busy": {agentBusy(t), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			spool := t.TempDir()
-			got := run(t, nil, helper, "-socket", socket, "-spool", spool, "-budget", "60", "101", "pre-stop")
-			if got.status != 0 || got.out != "" || !strings.HasSuffix(got.err, "; the event is spooled\n") ||
-				strings.Count(got.err, "\n") != 1 {
+			got := run(t, nil, helper, "-socket", tc.socket, "-spool", spool, "101", "pre-stop")
+			said := strings.HasSuffix(got.err, "; the event is spooled\n") && strings.Count(got.err, "\n") == 1
+			if got.status != 0 || got.out != "" || tc.quiet && got.err != "" || !tc.quiet && !said {
 				t.Errorf("got %+v", got)
 			}
 			if events := spooledEvents(t, spool); len(events) != 1 || events[0].VMID != 101 || events[0].Phase != "pre-stop" {
@@ -261,12 +317,15 @@ func TestClosedDescriptors(t *testing.T) {
 			if up {
 				socket = in.socket
 			}
-			got := run(t, nil, "/bin/sh", "-c", `"$0" -socket "$1" -spool "$2" -budget 10000 101 pre-start `+redirect, helper, socket, spool)
+			got := run(t, nil, "/bin/sh", "-c", `"$0" -socket "$1" -spool "$2" 101 pre-start `+redirect, helper, socket, spool)
 			if got.status != 0 || got.out != "" {
 				t.Errorf("%s: %+v", name, got)
 			}
-			if n := len(in.got()) + len(spooledEvents(t, spool)); n != 1 {
+			if n := len(spooledEvents(t, spool)); n != 1 {
 				t.Errorf("%s, up %v: %d events", name, up, n)
+			}
+			if up {
+				in.wait(1)
 			}
 		}
 	}

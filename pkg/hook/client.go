@@ -41,18 +41,56 @@ func Post(socket string, e Event, budget time.Duration) error {
 		return err
 	}
 	c := conn{deadline: time.Now().Add(budget)}
-	if err := c.exchange(socket, request(e)); err != nil {
+	if err := c.exchange(socket, request(e, "")); err != nil {
 		return fail("hook: post to "+socket, err)
 	}
 	return nil
 }
 
+// Tell hands e, which is in the spool, to the agent that serves socket, and
+// waits for nothing: not for room in a busy agent's queue, nor for an answer.
+// What comes of it does not matter to the event, which the agent finds in the
+// spool as well, and under the same id counts once.
+//
+// Errors: [ErrInvalid]; [ErrBusy]; else what the system said.
+func Tell(socket string, e Event) error {
+	if err := e.Validate(); err != nil {
+		return err
+	}
+	if err := tell(socket, request(e, "Prefer: "+RespondAsync+"\r\n")); err != nil {
+		return fail("hook: tell "+socket, err)
+	}
+	return nil
+}
+
+func tell(socket string, req []byte) error {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer syscall.Close(fd)
+	err = os.NewSyscallError("connect", syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}))
+	if err == nil {
+		_, err = syscall.SendmsgN(fd, req, nil, nil, syscall.MSG_NOSIGNAL) // all or nothing, as small as it is
+		err = os.NewSyscallError("send", err)
+	}
+	if errors.Is(err, syscall.EAGAIN) {
+		return ErrBusy
+	}
+	return err
+}
+
+// RespondAsync is the preference (RFC 7240, in the header Prefer) of a helper
+// that does not wait for the answer, as the event is in the spool.
+const RespondAsync = "respond-async"
+
 // request is the whole HTTP request, small enough for one write.
-func request(e Event) []byte {
+func request(e Event, header string) []byte {
 	body := e.AppendJSON(make([]byte, 0, 384))
 	b := make([]byte, 0, 640)
-	b = append(b, "POST "+EventPath+" HTTP/1.1\r\nHost: felhom\r\nConnection: close\r\n"+
-		"Content-Type: application/json\r\nContent-Length: "...)
+	b = append(b, "POST "+EventPath+" HTTP/1.1\r\nHost: felhom\r\nConnection: close\r\n"...)
+	b = append(b, header...)
+	b = append(b, "Content-Type: application/json\r\nContent-Length: "...)
 	b = strconv.AppendInt(b, int64(len(body)), 10)
 	b = append(b, "\r\n\r\n"...)
 	return append(b, body...)

@@ -227,3 +227,48 @@ func TestPostToStoppedAgent(t *testing.T) {
 		t.Errorf("without a budget: %v", err)
 	}
 }
+
+// Tell leaves as soon as it has sent; the event arrives all the same.
+func TestTellWaitsForNothing(t *testing.T) {
+	t.Parallel()
+	told, got := make(chan struct{}), make(chan string, 1)
+	socket := serve(t, func(c net.Conn) {
+		<-told // nothing is read, nor answered, while it tells
+		b, _ := io.ReadAll(c)
+		got <- string(b)
+	})
+	e := event("0001")
+	if err := Tell(socket, e); err != nil {
+		t.Error(err)
+	}
+	close(told)
+	head, body, _ := strings.Cut(<-got, "\r\n\r\n")
+	if !strings.Contains(head, "\r\nPrefer: respond-async\r\n") || body != string(e.AppendJSON(nil)) {
+		t.Errorf("sent %q, %q", head, body)
+	}
+}
+
+func TestTellGivesUpAtOnce(t *testing.T) {
+	t.Parallel()
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	socket := filepath.Join(t.TempDir(), "hook.sock")
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: socket}), syscall.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Tell(socket, event("0001")); err != nil {
+		t.Errorf("the first waits in the queue: %v", err)
+	}
+	if err := Tell(socket, event("0002")); !errors.Is(err, ErrBusy) {
+		t.Errorf("got %v, want ErrBusy", err)
+	}
+	if err := Tell("/nonexistent/s", event("0003")); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("got %v", err)
+	}
+	if err := Tell(socket, Event{}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("got %v", err)
+	}
+}

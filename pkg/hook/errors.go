@@ -13,6 +13,8 @@ var (
 	// ErrBudget: the agent did not answer within the budget. Whether it has the
 	// event is not known; the event's id makes a second delivery harmless.
 	ErrBudget = errors.New("no answer within the budget")
+	// ErrBusy: as many wait for the agent as may wait.
+	ErrBusy = errors.New("the agent takes no more at the moment")
 	// ErrNotAcknowledged: the agent answered, but not that it has the event.
 	ErrNotAcknowledged = errors.New("not acknowledged")
 	// ErrVeto: the agent has the event and says that this start shall not be.

@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package hook carries a guest's lifecycle event from a Proxmox VE hookscript
-// to the agent: the event itself, the client that posts it within a budget,
-// and the spool file it leaves when the agent does not answer.
+// to the agent: the event itself, the spool file in which it is safe from the
+// agent's end, and the client that tells of it without waiting, or posts it
+// within a budget.
 //
-// It guarantees that posting never takes longer than its budget, that an
-// acknowledged event is in the agent's journal, and that each event carries
+// It guarantees that telling waits for nothing, that posting never takes longer
+// than its budget, that an acknowledged event is in the agent's journal, and that each event carries
 // an id by which it counts once (promise P7). It imports only the standard
 // library and package guest/id, and of the former nothing that costs a short
 // process more than it is worth (net, net/http, fmt, encoding/json).

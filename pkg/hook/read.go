@@ -36,7 +36,7 @@ func ReadSpool(dir string) ([]Entry, error) {
 	}
 	var entries []Entry
 	for _, n := range names {
-		if n.Name() == lostFile || n.Name() == badDir || fresh(n) {
+		if n.Name() == lostFile || n.Name() == badDir || n.Name() == gatedDir || fresh(n) {
 			continue
 		}
 		e := Entry{Path: dir + "/" + n.Name()}

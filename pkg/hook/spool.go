@@ -16,6 +16,7 @@ import (
 //	.ID       an event being written; left behind only by a helper that died
 //	lost      its size is the number of events lost since the agent last asked
 //	bad/      what the agent could not read, moved aside
+//	gated/    a file for each guest whose starts the agent wants to be asked for
 //
 // A count by size takes no page of a full tmpfs. The directory is made by the
 // package, setgid and writable for the agent's group (2770), as the helper runs
@@ -25,6 +26,7 @@ const (
 	suffix   = ".json"
 	lostFile = "lost"
 	badDir   = "bad"
+	gatedDir = "gated"
 )
 
 // maxDirSize bounds the number of spooled events: tmpfs counts 20 bytes of
@@ -33,6 +35,18 @@ const (
 // fill /run, and a full /run keeps every guest of the host from starting. On
 // other file systems the bound is reached earlier.
 const maxDirSize = 8192 * 20
+
+// TrySpool is [Spool] for one who has another way left: what cannot be spooled
+// is not counted as lost.
+func TrySpool(dir string, e Event) error {
+	if err := e.Validate(); err != nil {
+		return err
+	}
+	if err := spool(dir, e); err != nil {
+		return fail("hook: spool to "+dir, err)
+	}
+	return nil
+}
 
 // Spool leaves e in dir for the agent to find. The directory must exist. It
 // does not sync: the spool lives in memory and is not meant to survive a power
@@ -95,6 +109,18 @@ func create(path string, data []byte) error {
 		_ = syscall.Unlink(path)
 	}
 	return err
+}
+
+// Unspool removes e from the spool, where it is no longer needed. That it is not
+// there is no error.
+func Unspool(dir string, e Event) error {
+	if err := e.Validate(); err != nil { // its id is a file's name
+		return err
+	}
+	if err := os.Remove(dir + "/" + e.ID + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fail("hook: remove from the spool", err)
+	}
+	return nil
 }
 
 // Lost is the number of events that could be neither posted nor spooled since

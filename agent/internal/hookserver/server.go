@@ -44,6 +44,9 @@ type Options struct {
 	// start.
 	Gate   func(hook.Event) string
 	Logger *slog.Logger
+	// Spool is where an event that a helper tells of is removed once it is taken
+	// in; "" leaves that to the spool's reader.
+	Spool string
 	// Drain bounds how long a stopping server waits for its requests; 0 means
 	// one second. A helper has spooled its event long before.
 	Drain time.Duration
@@ -86,6 +89,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	// What nobody waits for goes on without its connection, and ends with the
+	// server.
+	lasting, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	srv.BaseContext = func(net.Listener) context.Context { return context.WithValue(ctx, lastingKey{}, lasting) }
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	select {
@@ -98,6 +106,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer cancel()
 	err := srv.Shutdown(drain)
 	if errors.Is(err, context.DeadlineExceeded) {
+		end()
 		err = srv.Close()
 	}
 	<-served // what closing met is in err
@@ -122,7 +131,7 @@ func (s *Server) Handler() http.Handler {
 }
 
 // event answers 204 only after the sink has the event. Any other answer makes
-// the helper spool it.
+// a helper that waits spool it; one that does not wait has.
 func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, hook.MaxSize))
 	if err != nil {
@@ -135,8 +144,13 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if err := s.opt.Sink.Event(r.Context(), e); err != nil {
-		if r.Context().Err() != nil {
+	ctx := r.Context()
+	async := r.Header.Get("Prefer") == hook.RespondAsync
+	if async {
+		ctx = lasting(ctx)
+	}
+	if err := s.opt.Sink.Event(ctx, e); err != nil {
+		if ctx.Err() != nil {
 			s.log.Info("hook socket: the helper no longer waited, its event is in the spool", "guest", e.VMID, "phase", e.Phase)
 			return
 		}
@@ -145,12 +159,38 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Debug("hook event", "guest", e.VMID, "phase", e.Phase, "id", e.ID)
+	if async {
+		s.unspool(e)
+		w.WriteHeader(http.StatusNoContent) // for nobody
+		return
+	}
 	if why := s.veto(e); why != "" {
 		s.log.Warn("start vetoed", "guest", e.VMID, "why", why)
 		http.Error(w, why, http.StatusConflict)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// unspool saves the spool's reader the work.
+func (s *Server) unspool(e hook.Event) {
+	if s.opt.Spool == "" {
+		return
+	}
+	if err := hook.Unspool(s.opt.Spool, e); err != nil {
+		s.log.Warn("hook socket: an event that is taken in stays in the spool", "id", e.ID, "err", err)
+	}
+}
+
+type lastingKey struct{}
+
+// lasting is the context of a request that nobody waits for: the helper left as
+// soon as it had sent it.
+func lasting(ctx context.Context) context.Context {
+	if l, ok := ctx.Value(lastingKey{}).(context.Context); ok {
+		return l
+	}
+	return context.WithoutCancel(ctx)
 }
 
 // veto says why a start shall not be. An incoming migration is none: the guest

@@ -358,3 +358,81 @@ func BenchmarkPost(b *testing.B) {
 		}
 	}
 }
+
+// A helper that has spooled its event leaves as soon as it has told of it.
+func TestToldEventIsTakenInThoughHelperLeft(t *testing.T) {
+	t.Parallel()
+	left, in := make(chan struct{}), make(chan hook.Event, 1)
+	spool := t.TempDir()
+	socket, stop := start(t, Options{
+		Spool: spool,
+		Gate:  func(hook.Event) string { t.Error("nobody waits for the gate"); return "" },
+		Sink: sinkFunc(func(ctx context.Context, e hook.Event) error {
+			<-left
+			if ctx.Err() != nil {
+				t.Error(ctx.Err())
+			}
+			in <- e
+			return nil
+		}),
+	})
+	want, other := hook.New(101, "pre-start", ""), hook.New(102, "pre-start", "")
+	if err := errors.Join(hook.Spool(spool, want), hook.Spool(spool, other), hook.Tell(socket, want)); err != nil {
+		t.Fatal(err)
+	}
+	close(left)
+	if got := <-in; got != want {
+		t.Errorf("got %+v", got)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if rest, err := hook.ReadSpool(spool); err != nil || len(rest) != 1 || rest[0].Event != other {
+		t.Errorf("in the spool: %+v, %v", rest, err)
+	}
+}
+
+func TestStopIsBoundedForToldEvents(t *testing.T) {
+	t.Parallel()
+	entered, ended := make(chan struct{}), make(chan error, 1)
+	socket, stop := start(t, Options{Drain: 10 * time.Millisecond, Sink: sinkFunc(func(ctx context.Context, _ hook.Event) error {
+		close(entered)
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return ctx.Err()
+	})})
+	if err := hook.Tell(socket, hook.New(101, "pre-stop", "")); err != nil {
+		t.Fatal(err)
+	}
+	<-entered
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// That the helper is gone ends only what it waited for.
+func TestLeavingEndsOnlyWhatIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	for prefer, want := range map[string]error{"": context.Canceled, hook.RespondAsync: nil} {
+		var got error
+		s, err := New(Options{PeerUIDs: []int{7}, Sink: sinkFunc(func(ctx context.Context, _ hook.Event) error {
+			got = ctx.Err()
+			return got
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), peerKey{}, peer{cred: &unix.Ucred{Uid: 7}}))
+		cancel()
+		body := bytes.NewReader(hook.New(101, "pre-start", "").AppendJSON(nil))
+		r := httptest.NewRequestWithContext(ctx, "POST", "http://felhom"+hook.EventPath, body)
+		r.Header.Set("Prefer", prefer)
+		s.Handler().ServeHTTP(httptest.NewRecorder(), r)
+		if !errors.Is(got, want) || (got == nil) != (want == nil) {
+			t.Errorf("prefer %q: the sink's context says %v, want %v", prefer, got, want)
+		}
+	}
+}

@@ -39,6 +39,25 @@ const (
 	firstRetry, lastRetry = 500 * time.Millisecond, 30 * time.Second
 )
 
+// lag is how long a new event is left to the socket, over which the helper tells
+// of it.
+const lag = 100 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// usualAge is what an event in the spool has when the agent is there: every
+// helper leaves one, and tells of it.
+const usualAge = 2 * time.Second
+
 // Run ingests the spool, now and whenever something new is in it, until ctx
 // ends. Failures are logged and tried again.
 func (s *Spool) Run(ctx context.Context) {
@@ -60,7 +79,7 @@ func (s *Spool) Run(ctx context.Context) {
 			s.logger().Error("hook spool: not all taken in, trying again", "dir", s.Dir, "in", retry, "err", err)
 			wait, retry = retry, min(2*retry, lastRetry)
 		}
-		if !w.wait(ctx, wait) {
+		if !w.wait(ctx, wait) || !pause(ctx, lag) {
 			return
 		}
 	}
@@ -106,8 +125,11 @@ func (s *Spool) handOver(ctx context.Context, e hook.Entry) error {
 	if err := os.Remove(e.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("hook spool: event %s is taken in and stays: %w", e.Event.ID, err)
 	}
-	s.logger().Info("hook event from the spool", "guest", e.Event.VMID, "phase", e.Event.Phase,
-		"age", time.Since(time.Unix(0, e.Event.Time)).Round(time.Millisecond))
+	age, level := time.Since(time.Unix(0, e.Event.Time)), slog.LevelInfo
+	if age < usualAge {
+		level = slog.LevelDebug
+	}
+	s.logger().Log(ctx, level, "hook event from the spool", "guest", e.Event.VMID, "phase", e.Event.Phase, "age", age.Round(time.Millisecond))
 	return nil
 }
 

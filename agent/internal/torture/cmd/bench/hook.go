@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // How often a hook is measured.
@@ -25,8 +24,6 @@ const (
 	hookBursts = 10  // of hookWidth at once, each program's after the other's
 	hookWidth  = 200
 )
-
-const agentUp = "agent up"
 
 // hookBudget is what a guest waits for an agent that is hung.
 const hookBudget = 250 * time.Millisecond
@@ -70,7 +67,7 @@ func benchHook(ctx context.Context, dir string) (figs []figure, err error) {
 		name  string
 		enter func() error
 	}{
-		{agentUp, func() error { return nil }},
+		{"agent up", func() error { return nil }},
 		{"agent hung", func() error { return r.agent.Process.Signal(syscall.SIGSTOP) }},
 		{"agent down", r.stop},
 	} {
@@ -186,29 +183,19 @@ func (r *hookRig) measure(state string) ([]figure, error) {
 	ours, others := r.programs()
 	all := append([]program{ours}, others...)
 	single, burst := map[string][]time.Duration{}, map[string][]time.Duration{}
-	var syncs []time.Duration
-	rounds, bursts := hookRounds, hookBursts
-	if state == "agent hung" {
-		rounds, bursts = hookRounds/10, hookBursts/2 // each takes the whole budget
-	}
-	for range rounds {
+	for range hookRounds {
 		for _, p := range all {
+			if err := exec.Command("/bin/true").Run(); err != nil { // all after the same
+				return nil, err
+			}
 			took, err := spawn(p)
 			if err != nil {
 				return nil, err
 			}
 			single[p.name] = append(single[p.name], took)
 		}
-		if state != agentUp {
-			continue
-		}
-		took, err := r.sync()
-		if err != nil {
-			return nil, err
-		}
-		syncs = append(syncs, took)
 	}
-	for range bursts {
+	for range hookBursts {
 		for _, p := range all {
 			took, err := spawnMany(p)
 			if err != nil {
@@ -220,25 +207,8 @@ func (r *hookRig) measure(state string) ([]figure, error) {
 			return nil, err
 		}
 	}
-	figs := slices.Concat(hookFigures("hook, "+state+", one at a time", single, ours, others, state),
-		hookFigures("hook, "+state+", 200 at once", burst, ours, others, state))
-	if len(syncs) > 0 { // what the disk takes of it
-		figs = append(figs, less("hook, "+state+", one at a time, p50", percentile(single[ours.name], 50), "ms",
-			"append and fdatasync alone", percentile(syncs, 50)))
-	}
-	return figs, nil
-}
-
-// sync is what the disk takes for an event: the agent answers when it is there.
-func (r *hookRig) sync() (time.Duration, error) {
-	f, err := os.OpenFile(filepath.Join(r.dir, "sync"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return 0, err
-	}
-	begin := time.Now()
-	_, err = f.Write(make([]byte, 380)) // about a journalled event
-	err = errors.Join(err, unix.Fdatasync(int(f.Fd())))
-	return time.Since(begin), errors.Join(err, f.Close())
+	return slices.Concat(hookFigures("hook, "+state+", one at a time", single, ours, others, state),
+		hookFigures("hook, "+state+", 200 at once", burst, ours, others, state)), nil
 }
 
 // emptySpool keeps what the helpers left from counting against the spool's bound.
@@ -257,7 +227,6 @@ func hookFigures(name string, took map[string][]time.Duration, ours program, oth
 		at := fmt.Sprintf("%s, p%d", name, q)
 		if state == "agent hung" {
 			out = append(out, less(at, value, "ms", "the budget", hookBudget.Seconds()*1000))
-			continue
 		}
 		for _, o := range others {
 			out = append(out, less(at, value, "ms", o.name+wanted(o, name, q), percentile(took[o.name], q)))
