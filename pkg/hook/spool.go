@@ -53,14 +53,10 @@ func TrySpool(dir string, e Event) error {
 // cut. What cannot be spooled is counted as lost (see [Lost]); if even that
 // fails the error is also an [ErrNotCounted].
 func Spool(dir string, e Event) error {
-	if err := e.Validate(); err != nil {
+	err := TrySpool(dir, e)
+	if err == nil || errors.Is(err, ErrInvalid) {
 		return err
 	}
-	err := spool(dir, e)
-	if err == nil {
-		return nil
-	}
-	err = fail("hook: spool to "+dir, err)
 	if cerr := count(dir); cerr != nil {
 		return &both{err, fail("count: "+cerr.Error(), ErrNotCounted)}
 	}

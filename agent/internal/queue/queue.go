@@ -299,7 +299,7 @@ func (q *Queue[K]) scheduleLocked(l *lane[K], now time.Time) {
 	ready, at := l.next(now)
 	switch {
 	case q.closed:
-		ready, at = false, time.Time{}
+		at = time.Time{}
 	case ready:
 		at = time.Time{}
 		l.isReady = true
