@@ -6,24 +6,26 @@ package engine
 import (
 	"context"
 	"sync"
+
+	"github.com/felhom/felhom-agent/pkg/hook"
 )
 
 // arrivals are the hook events that are just being taken in. One event may
-// arrive twice at once: its helper did not wait for a slow disk, and the spool
-// has it while the first copy is still being synced. The second waits for what
-// becomes of the first.
+// arrive twice at once: its helper told of it, and the spool has it while the
+// first copy is still being synced. The second waits for what becomes of the
+// first.
 type arrivals struct {
 	mu sync.Mutex
 	at map[string]chan struct{} // by id, closed when its turn is over
 }
 
-// enter waits until no event with this id is being taken in. It fails only
-// when ctx ends before.
-func (a *arrivals) enter(ctx context.Context, id string) (leave func(), err error) {
+// enter waits until none of these events is being taken in, and holds none up
+// meanwhile. It fails only when ctx ends before.
+func (a *arrivals) enter(ctx context.Context, events []hook.Event) (leave func(), err error) {
 	for {
-		turn, before := a.take(id)
+		turn, before := a.take(events)
 		if before == nil {
-			return func() { a.leave(id, turn) }, nil
+			return func() { a.leave(events, turn) }, nil
 		}
 		select {
 		case <-before:
@@ -33,24 +35,30 @@ func (a *arrivals) enter(ctx context.Context, id string) (leave func(), err erro
 	}
 }
 
-// take begins a turn, or returns the one that is under way.
-func (a *arrivals) take(id string) (turn, before chan struct{}) {
+// take begins a turn of all of them, or returns one that is under way.
+func (a *arrivals) take(events []hook.Event) (turn, before chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if before = a.at[id]; before != nil {
-		return nil, before
+	for _, ev := range events {
+		if before = a.at[ev.ID]; before != nil {
+			return nil, before
+		}
 	}
 	if a.at == nil {
 		a.at = map[string]chan struct{}{}
 	}
 	turn = make(chan struct{})
-	a.at[id] = turn
+	for _, ev := range events {
+		a.at[ev.ID] = turn
+	}
 	return turn, nil
 }
 
-func (a *arrivals) leave(id string, turn chan struct{}) {
+func (a *arrivals) leave(events []hook.Event, turn chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.at, id)
+	for _, ev := range events {
+		delete(a.at, ev.ID)
+	}
 	close(turn)
 }

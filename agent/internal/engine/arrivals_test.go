@@ -61,8 +61,11 @@ func slowEngine(t *testing.T, fail int32) (e *Engine, events func() int) {
 	}
 }
 
-func startOf(id string) hook.Event {
-	return hook.Event{ID: id, VMID: 101, Phase: guest.PreStart, Time: 1}
+func startsOf(ids ...string) (events []hook.Event) {
+	for _, id := range ids {
+		events = append(events, hook.Event{ID: id, VMID: 101, Phase: guest.PreStart, Time: 1})
+	}
+	return events
 }
 
 // TestEventTwiceAtOnce (P7): an event that comes from the spool while it is
@@ -72,7 +75,7 @@ func TestEventTwiceAtOnce(t *testing.T) {
 		e, events := slowEngine(t, 0)
 		done, begun := make(chan error), time.Now()
 		for _, id := range []string{"a", "a", "b", "a"} {
-			go func() { done <- e.Event(t.Context(), startOf(id)) }()
+			go func() { done <- e.Events(t.Context(), startsOf(id)) }()
 		}
 		for range 4 {
 			if err := <-done; err != nil {
@@ -97,12 +100,12 @@ func TestEventTwiceFirstFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, events := slowEngine(t, 1)
 		first, second := make(chan error), make(chan error)
-		go func() { first <- e.Event(t.Context(), startOf("a")) }()
+		go func() { first <- e.Events(t.Context(), startsOf("a")) }()
 		synctest.Wait()
-		go func() { second <- e.Event(t.Context(), startOf("a")) }()
+		go func() { second <- e.Events(t.Context(), startsOf("a")) }()
 		brief, cancel := context.WithTimeout(t.Context(), slow/2)
 		defer cancel()
-		if err := e.Event(brief, startOf("a")); !errors.Is(err, context.DeadlineExceeded) {
+		if err := e.Events(brief, startsOf("a")); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the one that waited briefly: %v", err)
 		}
 		if err := <-first; !errors.Is(err, errDisk) {
@@ -113,6 +116,33 @@ func TestEventTwiceFirstFails(t *testing.T) {
 		}
 		if n := events(); n != 1 {
 			t.Errorf("%d records, want 1", n)
+		}
+	})
+}
+
+// TestBatchesThatOverlap: what two batches share, or one holds twice, is in the
+// journal once, and a batch holds up no other that has nothing of it.
+func TestBatchesThatOverlap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, events := slowEngine(t, 0)
+		done, begun := make(chan error), time.Now()
+		for _, ids := range [][]string{{"a", "b"}, {"b", "c", "c"}, {"d", "d"}} {
+			go func() { done <- e.Events(t.Context(), startsOf(ids...)) }()
+			synctest.Wait() // they are under way, in this order
+		}
+		for range 3 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(begun); took != 2*slow {
+			t.Errorf("it took %v, want %v", took, 2*slow)
+		}
+		if n := events(); n != 4 {
+			t.Errorf("%d records, want 4", n)
+		}
+		if n := len(e.arrivals.at); n != 0 {
+			t.Errorf("%d events are still arriving", n)
 		}
 	})
 }

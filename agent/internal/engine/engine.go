@@ -259,21 +259,36 @@ func (e *Engine) Reload(s Settings) error {
 	return nil
 }
 
-// Event takes in a hook event. It returns once the event is synced; an event
-// that was taken in before is acknowledged and changes nothing.
-func (e *Engine) Event(ctx context.Context, ev hook.Event) error {
-	leave, err := e.arrivals.enter(ctx, ev.ID)
+// Events takes in hook events, all or none. It returns once they are synced; an
+// event that was taken in before is acknowledged and changes nothing.
+func (e *Engine) Events(ctx context.Context, events []hook.Event) error {
+	leave, err := e.arrivals.enter(ctx, events)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if !e.led.SeenEvent(ev.ID) {
-		if err := e.append(ctx, ledger.Record{Type: ledger.TypeEvent, Event: &ev}); err != nil {
+	if recs := e.unseen(events); len(recs) > 0 {
+		if err := e.append(ctx, recs...); err != nil {
 			return err
 		}
 	}
-	e.queue.Look(ev.VMID, "hook "+string(ev.Phase))
+	for _, ev := range events {
+		e.queue.Look(ev.VMID, "hook "+string(ev.Phase))
+	}
 	return nil
+}
+
+// unseen are the records of the events that were not taken in yet, each once.
+func (e *Engine) unseen(events []hook.Event) (recs []ledger.Record) {
+	among := make(map[string]bool, len(events))
+	for _, ev := range events {
+		if among[ev.ID] || e.led.SeenEvent(ev.ID) {
+			continue
+		}
+		among[ev.ID] = true
+		recs = append(recs, ledger.Record{Type: ledger.TypeEvent, Event: &ev})
+	}
+	return recs
 }
 
 // Hint takes in an observer's hint.

@@ -169,7 +169,7 @@ func (r *rig) state(id guest.VMID) string {
 
 func (r *rig) hook(id guest.VMID, p guest.Phase) {
 	r.t.Helper()
-	err := r.eng.Event(r.t.Context(), hook.Event{ID: string(p) + time.Now().String(), VMID: id, Phase: p, Time: time.Now().UnixNano()})
+	err := r.eng.Events(r.t.Context(), []hook.Event{{ID: string(p) + time.Now().String(), VMID: id, Phase: p, Time: time.Now().UnixNano()}})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -22,9 +22,9 @@ type kept struct {
 	err    error
 }
 
-func (k *kept) Event(_ context.Context, e hook.Event) error {
+func (k *kept) Events(_ context.Context, events []hook.Event) error {
 	if k.err == nil {
-		k.events = append(k.events, e)
+		k.events = append(k.events, events...)
 	}
 	return k.err
 }

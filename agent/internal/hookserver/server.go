@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +31,8 @@ import (
 
 // Sink takes in events.
 type Sink interface {
-	// Event returns nil once the event is on disk, or was before.
-	Event(ctx context.Context, e hook.Event) error
+	// Events returns nil once all of them are on disk, or were before.
+	Events(ctx context.Context, events []hook.Event) error
 }
 
 // Options are what a Server needs.
@@ -54,8 +55,9 @@ type Options struct {
 
 // Server serves the hook socket. Make one with New.
 type Server struct {
-	opt Options
-	log *slog.Logger
+	opt  Options
+	log  *slog.Logger
+	told chan hook.Event // nobody waits for them
 }
 
 // New checks the options and makes a server.
@@ -73,7 +75,7 @@ func New(opt Options) (*Server, error) {
 	if opt.Drain == 0 {
 		opt.Drain = time.Second
 	}
-	return &Server{opt: opt, log: opt.Logger}, nil
+	return &Server{opt: opt, log: opt.Logger, told: make(chan hook.Event, maxTold)}, nil
 }
 
 // Serve answers on ln until ctx ends, closes it and returns when every request
@@ -89,11 +91,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	// What nobody waits for goes on without its connection, and ends with the
-	// server.
-	lasting, end := context.WithCancel(context.WithoutCancel(ctx))
+	var gatherer sync.WaitGroup
+	defer gatherer.Wait()
+	gathering, end := context.WithCancel(ctx)
 	defer end()
-	srv.BaseContext = func(net.Listener) context.Context { return context.WithValue(ctx, lastingKey{}, lasting) }
+	gatherer.Go(func() { s.gather(gathering) })
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	select {
@@ -106,7 +108,6 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer cancel()
 	err := srv.Shutdown(drain)
 	if errors.Is(err, context.DeadlineExceeded) {
-		end()
 		err = srv.Close()
 	}
 	<-served // what closing met is in err
@@ -144,12 +145,12 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	ctx := r.Context()
-	async := r.Header.Get("Prefer") == hook.RespondAsync
-	if async {
-		ctx = lasting(ctx)
+	if r.Header.Get("Prefer") == hook.RespondAsync {
+		w.WriteHeader(s.tell(e)) // for nobody
+		return
 	}
-	if err := s.opt.Sink.Event(ctx, e); err != nil {
+	ctx := r.Context()
+	if err := s.opt.Sink.Events(ctx, []hook.Event{e}); err != nil {
 		if ctx.Err() != nil {
 			s.log.Info("hook socket: the helper no longer waited, its event is in the spool", "guest", e.VMID, "phase", e.Phase)
 			return
@@ -159,38 +160,12 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Debug("hook event", "guest", e.VMID, "phase", e.Phase, "id", e.ID)
-	if async {
-		s.unspool(e)
-		w.WriteHeader(http.StatusNoContent) // for nobody
-		return
-	}
 	if why := s.veto(e); why != "" {
 		s.log.Warn("start vetoed", "guest", e.VMID, "why", why)
 		http.Error(w, why, http.StatusConflict)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
-}
-
-// unspool saves the spool's reader the work.
-func (s *Server) unspool(e hook.Event) {
-	if s.opt.Spool == "" {
-		return
-	}
-	if err := hook.Unspool(s.opt.Spool, e); err != nil {
-		s.log.Warn("hook socket: an event that is taken in stays in the spool", "id", e.ID, "err", err)
-	}
-}
-
-type lastingKey struct{}
-
-// lasting is the context of a request that nobody waits for: the helper left as
-// soon as it had sent it.
-func lasting(ctx context.Context) context.Context {
-	if l, ok := ctx.Value(lastingKey{}).(context.Context); ok {
-		return l
-	}
-	return context.WithoutCancel(ctx)
 }
 
 // veto says why a start shall not be. An incoming migration is none: the guest

@@ -32,15 +32,17 @@ type sink struct {
 	fail   func(hook.Event) error // nil = never
 }
 
-func (s *sink) Event(_ context.Context, e hook.Event) error {
+func (s *sink) Events(_ context.Context, events []hook.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fail != nil {
-		if err := s.fail(e); err != nil {
-			return err
+	for _, e := range events {
+		if s.fail != nil {
+			if err := s.fail(e); err != nil {
+				return err
+			}
 		}
 	}
-	s.events = append(s.events, e)
+	s.events = append(s.events, events...)
 	return nil
 }
 
@@ -51,9 +53,9 @@ func (s *sink) got() []hook.Event {
 }
 
 // sinkFunc is a sink that is one function.
-type sinkFunc func(context.Context, hook.Event) error
+type sinkFunc func(context.Context, []hook.Event) error
 
-func (f sinkFunc) Event(ctx context.Context, e hook.Event) error { return f(ctx, e) }
+func (f sinkFunc) Events(ctx context.Context, events []hook.Event) error { return f(ctx, events) }
 
 // start serves opt on a new socket until the returned stop is called, or the
 // test ends.
@@ -115,7 +117,7 @@ func TestSinkRefuses(t *testing.T) {
 func TestAnswerWaitsForSink(t *testing.T) {
 	t.Parallel()
 	entered, release := make(chan struct{}), make(chan struct{})
-	socket, _ := start(t, Options{Sink: sinkFunc(func(context.Context, hook.Event) error {
+	socket, _ := start(t, Options{Sink: sinkFunc(func(context.Context, []hook.Event) error {
 		close(entered)
 		<-release
 		return nil
@@ -258,7 +260,7 @@ func FuzzRequest(f *testing.F) {
 func TestStopWaitsForRequests(t *testing.T) {
 	t.Parallel()
 	entered, release := make(chan struct{}), make(chan struct{})
-	socket, stop := start(t, Options{Drain: time.Minute, Sink: sinkFunc(func(context.Context, hook.Event) error {
+	socket, stop := start(t, Options{Drain: time.Minute, Sink: sinkFunc(func(context.Context, []hook.Event) error {
 		close(entered)
 		<-release
 		return nil
@@ -279,7 +281,7 @@ func TestStopWaitsForRequests(t *testing.T) {
 func TestStopIsBounded(t *testing.T) {
 	t.Parallel()
 	entered := make(chan struct{})
-	socket, stop := start(t, Options{Drain: 10 * time.Millisecond, Sink: sinkFunc(func(ctx context.Context, _ hook.Event) error {
+	socket, stop := start(t, Options{Drain: 10 * time.Millisecond, Sink: sinkFunc(func(ctx context.Context, _ []hook.Event) error {
 		close(entered)
 		<-ctx.Done()
 		return ctx.Err()
@@ -299,7 +301,7 @@ func TestStopIsBounded(t *testing.T) {
 func TestSinkLearnsThatHelperLeft(t *testing.T) {
 	t.Parallel()
 	entered, left := make(chan struct{}), make(chan error, 1)
-	socket, _ := start(t, Options{Sink: sinkFunc(func(ctx context.Context, _ hook.Event) error {
+	socket, _ := start(t, Options{Sink: sinkFunc(func(ctx context.Context, _ []hook.Event) error {
 		close(entered)
 		<-ctx.Done()
 		left <- ctx.Err()
@@ -351,88 +353,10 @@ func TestOptions(t *testing.T) {
 }
 
 func BenchmarkPost(b *testing.B) {
-	socket, _ := start(b, Options{Sink: sinkFunc(func(context.Context, hook.Event) error { return nil })})
+	socket, _ := start(b, Options{Sink: sinkFunc(func(context.Context, []hook.Event) error { return nil })})
 	for b.Loop() {
 		if err := hook.Post(socket, hook.New(101, "pre-start", ""), time.Minute); err != nil {
 			b.Fatal(err)
-		}
-	}
-}
-
-// A helper that has spooled its event leaves as soon as it has told of it.
-func TestToldEventIsTakenInThoughHelperLeft(t *testing.T) {
-	t.Parallel()
-	left, in := make(chan struct{}), make(chan hook.Event, 1)
-	spool := t.TempDir()
-	socket, stop := start(t, Options{
-		Spool: spool,
-		Gate:  func(hook.Event) string { t.Error("nobody waits for the gate"); return "" },
-		Sink: sinkFunc(func(ctx context.Context, e hook.Event) error {
-			<-left
-			if ctx.Err() != nil {
-				t.Error(ctx.Err())
-			}
-			in <- e
-			return nil
-		}),
-	})
-	want, other := hook.New(101, "pre-start", ""), hook.New(102, "pre-start", "")
-	if err := errors.Join(hook.Spool(spool, want), hook.Spool(spool, other), hook.Tell(socket, want)); err != nil {
-		t.Fatal(err)
-	}
-	close(left)
-	if got := <-in; got != want {
-		t.Errorf("got %+v", got)
-	}
-	if err := stop(); err != nil {
-		t.Error(err)
-	}
-	if rest, err := hook.ReadSpool(spool); err != nil || len(rest) != 1 || rest[0].Event != other {
-		t.Errorf("in the spool: %+v, %v", rest, err)
-	}
-}
-
-func TestStopIsBoundedForToldEvents(t *testing.T) {
-	t.Parallel()
-	entered, ended := make(chan struct{}), make(chan error, 1)
-	socket, stop := start(t, Options{Drain: 10 * time.Millisecond, Sink: sinkFunc(func(ctx context.Context, _ hook.Event) error {
-		close(entered)
-		<-ctx.Done()
-		ended <- ctx.Err()
-		return ctx.Err()
-	})})
-	if err := hook.Tell(socket, hook.New(101, "pre-stop", "")); err != nil {
-		t.Fatal(err)
-	}
-	<-entered
-	if err := stop(); err != nil {
-		t.Error(err)
-	}
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-}
-
-// That the helper is gone ends only what it waited for.
-func TestLeavingEndsOnlyWhatIsWaitedFor(t *testing.T) {
-	t.Parallel()
-	for prefer, want := range map[string]error{"": context.Canceled, hook.RespondAsync: nil} {
-		var got error
-		s, err := New(Options{PeerUIDs: []int{7}, Sink: sinkFunc(func(ctx context.Context, _ hook.Event) error {
-			got = ctx.Err()
-			return got
-		})})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), peerKey{}, peer{cred: &unix.Ucred{Uid: 7}}))
-		cancel()
-		body := bytes.NewReader(hook.New(101, "pre-start", "").AppendJSON(nil))
-		r := httptest.NewRequestWithContext(ctx, "POST", "http://felhom"+hook.EventPath, body)
-		r.Header.Set("Prefer", prefer)
-		s.Handler().ServeHTTP(httptest.NewRecorder(), r)
-		if !errors.Is(got, want) || (got == nil) != (want == nil) {
-			t.Errorf("prefer %q: the sink's context says %v, want %v", prefer, got, want)
 		}
 	}
 }

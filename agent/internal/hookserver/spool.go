@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/felhom/felhom-agent/pkg/hook"
@@ -85,10 +86,10 @@ func (s *Spool) Run(ctx context.Context) {
 	}
 }
 
-// Ingest hands over what is in the spool now, in order of time. An event is
-// removed only after the sink has it; the first that the sink does not take
-// ends the pass, as those after it are younger. What is not an event is moved
-// aside and counts as lost.
+// Ingest hands over what is in the spool now, in order of time and in batches.
+// An event is removed only after the sink has it; the first batch that the sink
+// does not take ends the pass, as those after it are younger. What is not an
+// event is moved aside and counts as lost.
 //
 // The error is an fs.ErrNotExist if there is no directory.
 func (s *Spool) Ingest(ctx context.Context) error {
@@ -98,19 +99,21 @@ func (s *Spool) Ingest(ctx context.Context) error {
 	}
 	var unreadable int64
 	var errs []error
+	good := entries[:0]
 	for _, e := range entries {
+		if e.Err == nil {
+			good = append(good, e)
+		} else if err := s.setAside(e); err != nil {
+			errs = append(errs, err) // the events behind it are good
+		} else {
+			unreadable++
+		}
+	}
+	for batch := range slices.Chunk(good, maxBatch) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if e.Err != nil {
-			if err := s.setAside(e); err != nil {
-				errs = append(errs, err) // the events behind it are good
-				continue
-			}
-			unreadable++
-			continue
-		}
-		if err := s.handOver(ctx, e); err != nil {
+		if err := s.handOver(ctx, batch); err != nil {
 			errs = append(errs, err)
 			break
 		}
@@ -118,19 +121,30 @@ func (s *Spool) Ingest(ctx context.Context) error {
 	return errors.Join(append(errs, s.lost(ctx, unreadable))...)
 }
 
-func (s *Spool) handOver(ctx context.Context, e hook.Entry) error {
-	if err := s.Sink.Event(ctx, e.Event); err != nil {
-		return fmt.Errorf("hook spool: event %s: %w", e.Event.ID, err)
+func (s *Spool) handOver(ctx context.Context, batch []hook.Entry) error {
+	events := make([]hook.Event, len(batch))
+	for i, e := range batch {
+		events[i] = e.Event
 	}
-	if err := os.Remove(e.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("hook spool: event %s is taken in and stays: %w", e.Event.ID, err)
+	if err := s.Sink.Events(ctx, events); err != nil {
+		return fmt.Errorf("hook spool: event %s and %d more: %w", events[0].ID, len(events)-1, err)
 	}
-	age, level := time.Since(time.Unix(0, e.Event.Time)), slog.LevelInfo
+	var errs []error
+	for _, e := range batch {
+		if err := os.Remove(e.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("hook spool: event %s is taken in and stays: %w", e.Event.ID, err))
+		}
+		s.logTaken(ctx, e.Event)
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Spool) logTaken(ctx context.Context, e hook.Event) {
+	age, level := time.Since(time.Unix(0, e.Time)), slog.LevelInfo
 	if age < usualAge {
 		level = slog.LevelDebug
 	}
-	s.logger().Log(ctx, level, "hook event from the spool", "guest", e.Event.VMID, "phase", e.Event.Phase, "age", age.Round(time.Millisecond))
-	return nil
+	s.logger().Log(ctx, level, "hook event from the spool", "guest", e.VMID, "phase", e.Phase, "age", age.Round(time.Millisecond))
 }
 
 func (s *Spool) setAside(e hook.Entry) error {

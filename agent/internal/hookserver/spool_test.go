@@ -69,12 +69,12 @@ func TestIngestInOrderAndOnce(t *testing.T) {
 func TestIngestKeepsWhatIsNotTakenIn(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	want := leave(t, dir, 5)
+	want := leave(t, dir, 3*maxBatch)
 	full := errors.New("the disk is full")
 	in := &sink{}
 	failures := 1
 	in.fail = func(e hook.Event) error {
-		if e == want[2] && failures > 0 {
+		if e == want[maxBatch+2] && failures > 0 {
 			failures--
 			return full
 		}
@@ -84,10 +84,10 @@ func TestIngestKeepsWhatIsNotTakenIn(t *testing.T) {
 	if err := s.Ingest(t.Context()); !errors.Is(err, full) {
 		t.Fatalf("got %v", err)
 	}
-	if d := cmp.Diff(want[:2], in.got()); d != "" {
+	if d := cmp.Diff(want[:maxBatch], in.got()); d != "" {
 		t.Error(d)
 	}
-	if l := left(t, dir); len(l) != 3 {
+	if l := left(t, dir); len(l) != 2*maxBatch {
 		t.Errorf("left: %v", l)
 	}
 	if err := s.Ingest(t.Context()); err != nil {
@@ -101,13 +101,13 @@ func TestIngestKeepsWhatIsNotTakenIn(t *testing.T) {
 func TestIngestStopsWithItsContext(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	leave(t, dir, 3)
+	leave(t, dir, maxBatch+3)
 	ctx, cancel := context.WithCancel(t.Context())
-	s := Spool{Dir: dir, Sink: sinkFunc(func(context.Context, hook.Event) error { cancel(); return nil })}
+	s := Spool{Dir: dir, Sink: sinkFunc(func(context.Context, []hook.Event) error { cancel(); return nil })}
 	if err := s.Ingest(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	if l := left(t, dir); len(l) != 2 {
+	if l := left(t, dir); len(l) != 3 {
 		t.Errorf("left: %v", l)
 	}
 }
@@ -205,13 +205,17 @@ func TestIngestWithoutDirectory(t *testing.T) {
 func running(t *testing.T, dir string, fail func(hook.Event) error) <-chan hook.Event {
 	t.Helper()
 	events := make(chan hook.Event, 1000)
-	s := Spool{Dir: dir, Sink: sinkFunc(func(_ context.Context, e hook.Event) error {
-		if fail != nil {
-			if err := fail(e); err != nil {
-				return err
+	s := Spool{Dir: dir, Sink: sinkFunc(func(_ context.Context, batch []hook.Event) error {
+		for _, e := range batch {
+			if fail != nil {
+				if err := fail(e); err != nil {
+					return err
+				}
 			}
 		}
-		events <- e
+		for _, e := range batch {
+			events <- e
+		}
 		return nil
 	})}
 	ctx, cancel := context.WithCancel(context.Background())

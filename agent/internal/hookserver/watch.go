@@ -51,8 +51,8 @@ func (w *watcher) read() {
 	}
 }
 
-// arm makes sure that the directory is watched which has the name now: it may
-// be new. Watching one twice is watching it once.
+// arm makes sure that the directory is watched which has the name now, which may
+// be new, until the next sign. Watching one twice is watching it once.
 func (w *watcher) arm() error {
 	if w.notify == nil {
 		return w.err
@@ -63,8 +63,9 @@ func (w *watcher) arm() error {
 	}
 	var aerr error
 	err = raw.Control(func(fd uintptr) {
-		// An event is renamed into place; the count of lost ones is modified.
-		_, aerr = unix.InotifyAddWatch(int(fd), w.dir, unix.IN_MOVED_TO|unix.IN_MODIFY|unix.IN_ONLYDIR)
+		// An event is renamed into place; the count of lost ones is modified. One
+		// sign is enough: hundreds of hooks at once would be as many wake-ups.
+		_, aerr = unix.InotifyAddWatch(int(fd), w.dir, unix.IN_MOVED_TO|unix.IN_MODIFY|unix.IN_ONLYDIR|unix.IN_ONESHOT)
 	})
 	if err == nil {
 		err = aerr

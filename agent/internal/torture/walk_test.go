@@ -134,7 +134,7 @@ func (k *walk) event() {
 	p := []guest.Phase{guest.PreStart, guest.PostStart, guest.PreStop, guest.PostStop}[k.rnd.IntN(4)]
 	ev := hook.Event{ID: fmt.Sprint("e", k.rnd.IntN(1000)), VMID: guest.VMID(k.pick().VMID), Phase: p, Time: time.Now().UnixNano()}
 	for range 1 + k.rnd.IntN(2) {
-		_ = k.agent.eng.Event(context.Background(), ev)
+		_ = k.agent.eng.Events(context.Background(), []hook.Event{ev})
 	}
 }
 

@@ -179,7 +179,7 @@ func (w *world) hook(h pvetest.HookCall) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 250*time.Millisecond)
 	defer cancel()
-	_ = a.eng.Event(ctx, hook.Event{ID: fmt.Sprint("h", n), VMID: guest.VMID(h.VMID), Phase: guest.Phase(h.Phase), Time: w.wall().UnixNano()})
+	_ = a.eng.Events(ctx, []hook.Event{{ID: fmt.Sprint("h", n), VMID: guest.VMID(h.VMID), Phase: guest.Phase(h.Phase), Time: w.wall().UnixNano()}})
 	return nil
 }
 

@@ -21,7 +21,7 @@ import (
 // How often a hook is measured.
 const (
 	hookRounds = 300 // one at a time, every program in turn
-	hookBursts = 10  // of hookWidth at once, each program's after the other's
+	hookBursts = 40  // of hookWidth at once, each program's after the other's
 	hookWidth  = 200
 )
 
