@@ -168,7 +168,7 @@ func TestChecks(t *testing.T) {
 		{"journal", Bad, "damaged", func(e *Env, _ *fake) { damage(e.Config.Agent.StateDir) }},
 		{"disk", Unknown, "no such file", func(e *Env, _ *fake) { e.Config.Agent.StateDir = "/nonexistent" }},
 		{"sockets", Bad, "is gone", func(e *Env, _ *fake) { os.Remove(e.Config.Hook.Socket) }},
-		{"sockets", Bad, "open to others", func(e *Env, _ *fake) { os.Chmod(e.Config.Control.Socket, 0o666) }},
+		{"sockets", Bad, "open to others", func(e *Env, _ *fake) { _ = os.Chmod(e.Config.Control.Socket, 0o666) }},
 		{"sockets", Warn, "hook.sock is there and no agent answers: each hook waits", func(e *Env, _ *fake) { e.Agent = nil; os.Remove(e.Config.Control.Socket) }},
 		{"sockets", Warn, "control.sock is there and no agent answers systemctl", func(e *Env, _ *fake) { e.Agent = nil; os.Remove(e.Config.Hook.Socket) }},
 		{"sockets", Warn, "no agent answers", func(e *Env, _ *fake) { e.Agent = nil }},
@@ -178,19 +178,19 @@ func TestChecks(t *testing.T) {
 			os.Remove(e.Config.Control.Socket)
 		}},
 		{"spool", Bad, "is missing", func(e *Env, _ *fake) { os.RemoveAll(e.Config.Hook.Spool) }},
-		{"spool", Warn, "3 events were lost", func(e *Env, _ *fake) { os.WriteFile(e.Config.Hook.Spool+"/lost", []byte("xxx"), 0o600) }},
+		{"spool", Warn, "3 events were lost", func(e *Env, _ *fake) { put(e.Config.Hook.Spool+"/lost", "xxx") }},
 		{"plugins", Unknown, "", func(e *Env, _ *fake) { e.Agent = nil }},
 		{"plugins", Bad, "sha256 differs", func(e *Env, _ *fake) {
 			e.Agent.Plugins[0].State, e.Agent.Plugins[0].LastError = pluginhost.Refused, "sha256 differs"
 		}},
 		{"plugins", Warn, "plugin pve runs as root", func(e *Env, _ *fake) {
-			os.WriteFile(e.Proc+"/8/status", []byte("Uid:\t0\t0\nNoNewPrivs:\t1\nSeccomp:\t2\n"), 0o600)
+			put(e.Proc+"/8/status", "Uid:\t0\t0\nNoNewPrivs:\t1\nSeccomp:\t2\n")
 		}},
 		{"hardening", Warn, "as root, with capabilities, with capabilities within reach, able to gain privileges, without a system call filter", func(e *Env, _ *fake) {
-			os.WriteFile(e.Proc+"/7/status", []byte("Uid:\t0\t0\nNoNewPrivs:\t0\nCapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\nSeccomp:\t0\n"), 0o600)
+			put(e.Proc+"/7/status", "Uid:\t0\t0\nNoNewPrivs:\t0\nCapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\nSeccomp:\t0\n")
 		}},
 		{"hardening", Warn, "writable root", func(e *Env, _ *fake) {
-			os.WriteFile(e.Proc+"/7/mountinfo", []byte("1 0 8:1 / / rw,relatime - ext4 a b\n"), 0o600)
+			put(e.Proc+"/7/mountinfo", "1 0 8:1 / / rw,relatime - ext4 a b\n")
 		}},
 		{"hardening", Unknown, "", func(e *Env, _ *fake) { e.Proc = "/nonexistent" }},
 		{"clock", Unknown, "no signature is accepted", func(e *Env, _ *fake) { e.Bus = "unix:path=/nonexistent" }},
@@ -284,6 +284,13 @@ func onRoot(p pve.Permissions) pve.Permissions {
 		}
 	}
 	return pve.Permissions{"/": all}
+}
+
+// put writes a file, for a table's functions that have no test of their own.
+func put(path, text string) {
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		panic(err)
+	}
 }
 
 // damage flips a byte in the middle of the journal.

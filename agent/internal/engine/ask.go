@@ -88,7 +88,7 @@ func (e *Engine) checkOrder(q Order) error {
 	}
 	for _, n := range names {
 		if name, needed := strings.CutSuffix(n, "!"); needed && q.Params[name] == "" {
-			return fmt.Errorf("%w: %s needs %s=...", ErrOrder, q.Action, name)
+			return fmt.Errorf("%w: %s needs the parameter %s", ErrOrder, q.Action, name)
 		}
 	}
 	for _, p := range slices.Sorted(maps.Keys(q.Params)) {

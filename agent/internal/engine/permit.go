@@ -21,7 +21,7 @@ func (e *Engine) Permit(ctx context.Context, text string, sigs []ledger.Signatur
 	p := ledger.Permit{Hash: gate.Hash([]byte(text)), Text: text, Signatures: sigs, By: by}
 	g, err := e.granted(p, time.Now())
 	if err != nil {
-		return p, fmt.Errorf("the permit is refused (%s): %w", gate.ReasonOf(err), err)
+		return p, fmt.Errorf("the permit is refused (%s): %w", gate.ReasonOf(err).Error(), err)
 	}
 	p.ID, p.Signers = g.Permit.ID, names(g.Signers)
 	if err := e.append(ctx, ledger.Record{Type: ledger.TypePermit, Permit: &p}); err != nil {

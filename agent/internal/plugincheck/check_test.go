@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -57,7 +56,6 @@ func bePlugin(mode string) {
 // teller adds a line to a file for each op.
 type teller struct {
 	mode, log string
-	n         atomic.Int64
 }
 
 func (t *teller) Configure(_ context.Context, c plugin.Config) error {

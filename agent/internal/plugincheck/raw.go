@@ -187,7 +187,7 @@ func checkHandshake(ctx context.Context, b *bench) (string, error) {
 // judge says what is wrong with a handshake line.
 func (r raw) judge(version string) error {
 	if r.line == "" {
-		return fmt.Errorf("it ended without a handshake line (%v); it said: %.300s", r.exit, r.err)
+		return fmt.Errorf("it ended without a handshake line (%s); it said: %.300s", fmt.Sprint(r.exit), r.err)
 	}
 	f := strings.Split(r.line, "|")
 	switch {

@@ -111,7 +111,7 @@ func checkOther(ctx context.Context, b *bench) (string, error) {
 	}
 	for _, m := range methods {
 		if err := call(ctx, p, m, nil); status.Code(err) != codes.Unimplemented {
-			return "", fmt.Errorf("%s: want UNIMPLEMENTED, got %v", m, err)
+			return "", fmt.Errorf("%s: want UNIMPLEMENTED, got %v", m, status.Convert(err))
 		}
 	}
 	return "", stillAlive(ctx, p)

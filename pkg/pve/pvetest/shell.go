@@ -151,7 +151,7 @@ func (s *Sim) pveumToken(words []string, opt map[string]string) (any, error) {
 	case words[2] != "add":
 		return nil, fmt.Errorf("no such token '%s' for user '%s'", id, words[3])
 	case there:
-		return nil, fmt.Errorf("400 Parameter verification failed.\ntokenid: Token already exists.")
+		return nil, fmt.Errorf("400 Parameter verification failed.\n%s", "tokenid: Token already exists.")
 	}
 	t := acl.Token{Secret: strings.ToLower(rand.Text()), PrivSep: opt["privsep"] != "0"}
 	user.Tokens[id] = t

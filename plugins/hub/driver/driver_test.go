@@ -206,18 +206,20 @@ func TestHubThatCannotBeRead(t *testing.T) {
 		answer http.HandlerFunc
 		want   string
 	}{
-		"no set":          {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 404) }, "has no set for this host"},
-		"refused":         {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "who are you", 401) }, "401 Unauthorized: who are you"},
-		"broken":          {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oh\x00\x1b[31m", 500) }, "500 Internal Server Error: oh"},
-		"no tag":          {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"files":[]}`) }, "no ETag"},
-		"empty":           {tagged(""), "not in its form"},
-		"another object":  {tagged(`{}`), "no list of files"},
-		"null":            {tagged(`{"files":null}`), "no list of files"},
-		"not JSON":        {tagged(`<html>login</html>`), "not in its form"},
-		"a file twice":    {tagged(`{"files":[{"name":"a","data":""},{"name":"a","data":""}]}`), "twice"},
-		"without a name":  {tagged(`{"files":[{"data":""}]}`), "not the name"},
-		"too long":        {tagged(`{"files":[]}` + strings.Repeat(" ", 13<<20)), "more than"},
-		"elsewhere":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://example.org/", 302) }, "302 Found"},
+		"no set":         {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 404) }, "has no set for this host"},
+		"refused":        {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "who are you", http.StatusUnauthorized) }, "401 Unauthorized: who are you"},
+		"broken":         {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oh\x00\x1b[31m", 500) }, "500 Internal Server Error: oh"},
+		"no tag":         {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"files":[]}`) }, "no ETag"},
+		"empty":          {tagged(""), "not in its form"},
+		"another object": {tagged(`{}`), "no list of files"},
+		"null":           {tagged(`{"files":null}`), "no list of files"},
+		"not JSON":       {tagged(`<html>login</html>`), "not in its form"},
+		"a file twice":   {tagged(`{"files":[{"name":"a","data":""},{"name":"a","data":""}]}`), "twice"},
+		"without a name": {tagged(`{"files":[{"data":""}]}`), "not the name"},
+		"too long":       {tagged(`{"files":[]}` + strings.Repeat(" ", 13<<20)), "more than"},
+		"elsewhere": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://example.org/", http.StatusFound)
+		}, "302 Found"},
 		"cut in the body": {cut, "read the hub's answer"},
 		"not modified": {func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("If-None-Match") == "" {
