@@ -9,6 +9,7 @@ import (
 	"errors"
 	"net/http/httptest"
 	"os"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -110,9 +111,12 @@ func tell(t *testing.T, s *Server, e hook.Event) (status int) {
 // the server keeps waits in the spool.
 func TestToldEventsAreGathered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards what follows
 		var sizes []int
 		var got []guest.VMID
 		s, err := New(Options{PeerUIDs: []int{os.Getuid()}, Sink: sinkFunc(func(_ context.Context, events []hook.Event) error {
+			mu.Lock()
+			defer mu.Unlock()
 			sizes = append(sizes, len(events))
 			for _, e := range events {
 				got = append(got, e.VMID)
@@ -139,9 +143,11 @@ func TestToldEventsAreGathered(t *testing.T) {
 				want = append(want, id)
 			}
 		}
+		mu.Lock()
 		if d := cmp.Diff([]int{1}, sizes); d != "" {
 			t.Errorf("taken in at once: %s", d)
 		}
+		mu.Unlock()
 		for range maxTold / maxBatch {
 			pause(t.Context(), gatherTime)
 			synctest.Wait()
