@@ -97,6 +97,7 @@ var Checks = []struct {
 	{"tls", tlsCheck},
 	{"quorum", quorum},
 	{"privileges", privileges},
+	{"approvals", approvals},
 	{"ha", ha},
 	{"hooks", hooks},
 }

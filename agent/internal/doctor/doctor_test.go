@@ -221,6 +221,16 @@ func TestChecks(t *testing.T) {
 		}},
 		{"privileges", OK, "role observe", func(e *Env, n *fake) { e.Config.Agent.Mode, n.perms = config.Observe, granted(setup.Observe) }},
 		{"privileges", OK, "role operate", func(_ *Env, n *fake) { n.perms = onRoot(granted(setup.Operate)) }},
+		{"approvals", OK, "nobody may sign", func(*Env, *fake) {}},
+		{"approvals", OK, "nobody may sign", signedBy("hub namespaces=\"felhom-desired-v1\" " + aKey)},
+		{"approvals", Warn, "lacks VM.Allocate on /vms", signedBy("alice " + aKey)},
+		{"approvals", OK, "may do what", func(e *Env, n *fake) { signedBy("alice "+aKey)(e, n); n.perms = granted(setup.Full) }},
+		{"approvals", Unknown, "token: gone", func(e *Env, n *fake) {
+			signedBy("alice "+aKey)(e, n)
+			e.PVE, e.PVEErr = nil, errors.New("the token: gone")
+		}},
+		{"approvals", Unknown, "595", func(e *Env, n *fake) { signedBy("alice "+aKey)(e, n); n.err = errors.New("595") }},
+		{"approvals", Warn, "signers:1: the key is missing", signedBy("alice")},
 		{"ha", Bad, "lxc/101 is in HA state error", func(_ *Env, n *fake) { n.resources = haGuest("error") }},
 		{"ha", OK, "1 guests", func(_ *Env, n *fake) { n.resources = haGuest("started") }},
 		{"ha", Warn, "is running and wanted stopped", func(e *Env, n *fake) {
@@ -254,6 +264,17 @@ func unsynchronised(signers string) func(*Env, *fake) {
 		n.bus.Set("/org/freedesktop/timedate1", "org.freedesktop.timedate1", "NTPSynchronized", false)
 		e.Config.Gate.AllowedSigners = e.Config.Agent.StateDir + "/signers"
 		_ = os.WriteFile(e.Config.Gate.AllowedSigners, []byte(signers), 0o600)
+	}
+}
+
+const aKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGwcj5mCGaUZy7LLH0gcWOWSgGQUGFGVTKTkQKOGrdTZ"
+
+// signedBy is a host with these signers.
+func signedBy(signers string) func(*Env, *fake) {
+	return func(e *Env, _ *fake) {
+		e.Config.Gate.AllowedSigners, e.Config.Gate.RevokedKeys = e.Config.Agent.StateDir+"/signers", ""
+		e.Config.Plugins.TrustedUIDs = []int{os.Getuid()}
+		put(e.Config.Gate.AllowedSigners, signers)
 	}
 }
 

@@ -30,7 +30,7 @@ func clockCheck(ctx context.Context, env *Env) []Finding {
 		return one(Unknown, remedy, "%v; no signature is accepted until it is known", err)
 	case !synced && env.Config.Gate.AssumeClock:
 		return one(Warn, remedy, "the clock is not synchronised, and is taken for right ([gate] assume_clock)")
-	case !synced && signers(env):
+	case !synced && hasSigners(env):
 		return one(Bad, remedy, "the clock is not synchronised; no signature is accepted")
 	case !synced:
 		return one(Warn, remedy, "the clock is not synchronised")
@@ -38,8 +38,8 @@ func clockCheck(ctx context.Context, env *Env) []Finding {
 	return ok("the clock is synchronised")
 }
 
-// signers reports whether anybody's signature could be accepted.
-func signers(env *Env) bool {
+// hasSigners reports whether anybody's signature could be accepted.
+func hasSigners(env *Env) bool {
 	info, err := os.Stat(env.Config.Gate.AllowedSigners)
 	return err == nil && info.Size() > 0
 }

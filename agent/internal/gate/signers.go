@@ -5,6 +5,7 @@ package gate
 
 import (
 	"encoding/base64"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,6 +64,14 @@ func (s *Signers) Len() int {
 		return 0
 	}
 	return len(s.entries)
+}
+
+// MaySign reports whether there is a line by which anybody may sign in the
+// namespace now or later.
+func (s *Signers) MaySign(namespace string, now time.Time) bool {
+	return slices.ContainsFunc(s.list(), func(e entry) bool {
+		return (!e.limited || e.namespaces.match(namespace)) && (e.latest.IsZero() || !now.After(e.latest))
+	})
 }
 
 // eachKeyLine calls do with each line that is neither empty nor a comment,

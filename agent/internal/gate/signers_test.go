@@ -295,3 +295,28 @@ func TestArmorForms(t *testing.T) {
 		})
 	}
 }
+
+func TestMaySign(t *testing.T) {
+	t.Parallel()
+	key := newEd25519(t).line()
+	for line, want := range map[string]bool{
+		"":                                     false,
+		"alice " + key:                         true,
+		"alice namespaces=\"felhom-*\" " + key: true,
+		"hub namespaces=\"felhom-desired-v1\" " + key:                                       false,
+		"alice valid-before=\"20200101Z\" " + key:                                           false,
+		"alice valid-after=\"20990101Z\" " + key:                                            true,
+		"hub namespaces=\"felhom-desired-v1\" " + key + "\nca cert-authority " + key + "\n": true,
+	} {
+		s, err := ParseSigners("f", []byte(line), time.UTC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.MaySign(ApprovalNamespace, testNow); got != want {
+			t.Errorf("%q: %v", line, got)
+		}
+	}
+	if (*Signers)(nil).MaySign(ApprovalNamespace, testNow) {
+		t.Error("nobody may sign")
+	}
+}

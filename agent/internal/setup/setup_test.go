@@ -181,8 +181,12 @@ func TestGrants(t *testing.T) {
 				t.Errorf("%s has %s", tc.role, p)
 			}
 		}
-		if len(tc.role.Cannot(9)) == 0 {
+		cannot := strings.Join(tc.role.Cannot(9), "\n")
+		if cannot == "" {
 			t.Errorf("%s can do everything", tc.role)
+		}
+		if says := strings.Contains(cannot, "even with a signed approval: that takes --role full"); says == (tc.role == Full) {
+			t.Errorf("%s, what an approval is good for:\n%s", tc.role, cannot)
 		}
 	}
 	if slices.ContainsFunc(all(Full, 7), func(p string) bool { return strings.Contains(p, "SDN.") }) {
