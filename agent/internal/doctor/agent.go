@@ -179,7 +179,7 @@ func spool(_ context.Context, env *Env) []Finding {
 	entries, err := hook.ReadSpool(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return one(Bad, "systemd-tmpfiles --create felhom-agent.conf", "%s is missing: an event that the agent does not take is lost", dir)
+		return one(Bad, "systemctl restart felhom-agent, which makes it", "%s is missing: an event that the agent does not take is lost", dir)
 	case err != nil:
 		return unknown("%v", err)
 	}
