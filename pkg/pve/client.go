@@ -84,7 +84,7 @@ func (c *Client) get(ctx context.Context, path string, query url.Values, into an
 		return err
 	}
 	if err := json.Unmarshal(env.Data, into); err != nil {
-		return garbled(path, err)
+		return c.garbled(path, err)
 	}
 	return nil
 }
@@ -97,16 +97,16 @@ func getList[T any](ctx context.Context, c *Client, path string, query url.Value
 	}
 	out, err := list[T](env.Data)
 	if err != nil {
-		return nil, 0, garbled(path, err)
+		return nil, 0, c.garbled(path, err)
 	}
 	return out, int(env.Total), nil
 }
 
 // garbled is the error of a read whose answer makes no sense.
-func garbled(path string, err error) error {
+func (c *Client) garbled(path string, err error) error {
 	return &Error{
 		Kind: ErrOther, Method: http.MethodGet, Path: path, Status: http.StatusOK,
-		Err: fmt.Errorf("answer not understood: %w", err),
+		Err: fmt.Errorf("answer not understood: %w", c.opts.Token.hide(err)),
 	}
 }
 
@@ -123,13 +123,12 @@ func (c *Client) once(ctx context.Context, method, path string, params url.Value
 	if err != nil {
 		return envelope{}, &Error{Kind: ErrNotSent, Method: method, Path: path, Err: err}
 	}
-	asked := time.Now()
 	res, err := c.send.of(method).RoundTrip(req)
 	if err != nil {
 		return envelope{}, c.noAnswer(ctx, &s, method, path, err)
 	}
 	defer func() { _ = res.Body.Close() }()
-	c.clock.set(res.Header, asked)
+	c.clock.set(res.Header, time.Now())
 	body, err := io.ReadAll(io.LimitReader(res.Body, c.opts.MaxAnswer+1))
 	if err == nil && int64(len(body)) > c.opts.MaxAnswer {
 		err = fmt.Errorf("answer is larger than %d bytes", c.opts.MaxAnswer)
@@ -165,6 +164,7 @@ func (c *Client) request(ctx context.Context, method, path string, params url.Va
 
 // noAnswer tells a call that never began from one whose fate is not known.
 func (c *Client) noAnswer(ctx context.Context, s *sending, method, path string, err error) error {
+	err = c.opts.Token.hide(err)
 	// The transport's own error says less than the context's once that ended.
 	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", cause, err)
@@ -184,33 +184,48 @@ type envelope struct {
 	Errors  paramErrors     `json:"errors"`
 }
 
+// errNoData: the answer is not PVE's, all of whose successes have "data", if
+// only null.
+var errNoData = errors.New("no data in it")
+
 // answer turns an answer into its data or an *Error. broken says that the body
 // could not be read to its end.
 func (c *Client) answer(method, path string, res *http.Response, body []byte, broken error) (envelope, error) {
 	e := &Error{Method: method, Path: path, Status: res.StatusCode, Reason: c.reason(res)}
 	var env envelope
-	parsed := json.Unmarshal(body, &env)
+	if err := json.Unmarshal(body, &env); broken == nil {
+		broken = err
+	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
-		if broken == nil {
-			broken = parsed
+		if broken == nil && env.Data == nil {
+			broken = errNoData
 		}
 		if broken == nil {
 			return env, nil
 		}
 		// It was done or accepted, but what it led to is lost.
-		e.Kind, e.Err = lost(method), fmt.Errorf("reading the answer: %w", broken)
+		e.Kind = lost(method)
+		e.Err = fmt.Errorf("reading the answer: %w", c.opts.Token.hide(broken))
 		return envelope{}, e
 	}
+	e.broken = broken != nil
 	e.Message = c.opts.Token.redact(strings.TrimRight(string(env.Message), " \r\n"))
-	if len(env.Errors) > 0 {
-		e.Params = env.Errors
-	}
-	for k, v := range e.Params {
-		e.Params[k] = c.opts.Token.redact(v)
-	}
+	e.Params = c.params(env.Errors)
 	e.Kind = kindOf(method, e.Status, e.Text(), e.Params)
 	e.Lock = lockOf(e.Text())
 	return envelope{}, e
+}
+
+// params are PVE's words per parameter, nil if there are none.
+func (c *Client) params(said paramErrors) map[string]string {
+	if len(said) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(said))
+	for k, v := range said {
+		out[c.opts.Token.redact(k)] = c.opts.Token.redact(v)
+	}
+	return out
 }
 
 // reason is the reason phrase of an answer's status line.
@@ -225,14 +240,14 @@ type nodeClock struct {
 	known atomic.Bool
 }
 
-// set takes the Date header of an answer to a request of that time. The header
-// has whole seconds: the estimate is up to a second early.
-func (n *nodeClock) set(h http.Header, asked time.Time) {
+// set takes the Date header of an answer that came at that time. PVE puts it in
+// when it answers, in whole seconds: the estimate is up to a second early.
+func (n *nodeClock) set(h http.Header, came time.Time) {
 	date, err := http.ParseTime(h.Get("Date"))
 	if err != nil {
 		return
 	}
-	n.ahead.Store(int64(date.Sub(asked)))
+	n.ahead.Store(int64(date.Sub(came)))
 	n.known.Store(true)
 }
 

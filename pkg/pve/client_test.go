@@ -4,6 +4,7 @@
 package pve
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -229,6 +230,55 @@ func TestNodeTime(t *testing.T) {
 			t.Errorf("the node is %v ahead, want %v", off, ahead)
 		}
 	})
+}
+
+// TestNodeTimeOfSlowAnswer: the header says when the node answered, not when
+// it was asked. An estimate that is late would hide tasks from a search.
+func TestNodeTimeOfSlowAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipeServer{t: t, handle: handleHTTP(func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(20 * time.Second)
+			w.Header().Set("Date", time.Now().UTC().Format(http.TimeFormat))
+			_, _ = io.WriteString(w, `{"data":{}}`)
+		})}
+		c := clientOf(t, p, nil)
+		_, _ = c.Version(t.Context())
+		if off := time.Until(c.NodeTime()); off > 0 || off <= -time.Second {
+			t.Errorf("the node's clock is ours, the estimate is off by %v", off)
+		}
+	})
+}
+
+// TestGoesNowhereElse: neither a proxy of the environment nor a redirect takes
+// the token to another host.
+func TestGoesNowhereElse(t *testing.T) {
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "ALL_PROXY"} {
+		t.Setenv(name, "http://proxy.invalid:3128")
+	}
+	var asked []string
+	p := &pipeServer{t: t, handle: handleHTTP(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.Host+r.URL.Path)
+		w.Header().Set("Location", "https://elsewhere.invalid/")
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	})}
+	var dialled []string
+	c := clientOf(t, p, func(o *Options) {
+		o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dialled = append(dialled, addr)
+			return p.dial(ctx, network, addr)
+		}
+	})
+	for _, method := range []string{"GET", "POST"} {
+		if _, err := c.Call(t.Context(), method, "/x", nil); KindOf(err) != ErrOther {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+	if diff := cmp.Diff([]string{"GET example.com:8006/api2/json/x", "POST example.com:8006/api2/json/x"}, asked); diff != "" {
+		t.Errorf("asked (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"example.com:8006", "example.com:8006"}, dialled); diff != "" {
+		t.Errorf("dialled (-want +got):\n%s", diff)
+	}
 }
 
 func TestRefIsChecked(t *testing.T) {

@@ -126,7 +126,7 @@ func (c *Client) NextID(ctx context.Context) (guest.VMID, error) {
 	}
 	id, err := guest.ParseVMID(string(raw))
 	if err != nil {
-		return 0, garbled("/cluster/nextid", err)
+		return 0, c.garbled("/cluster/nextid", err)
 	}
 	return id, nil
 }

@@ -82,6 +82,8 @@ type Error struct {
 	Lock string
 	// Err is the cause below HTTP, nil if PVE answered.
 	Err error
+	// broken: what PVE said in detail did not arrive, or not whole.
+	broken bool
 }
 
 // KindOf is the kind of an error of this package, "" of any other.
@@ -143,11 +145,11 @@ func (e *Error) Unwrap() []error {
 
 // Late reports whether PVE refused only while applying the change, so that a
 // part of it may have been stored or applied. Schema and permission errors
-// are not late.
+// are not late, unless their details are lost: they may have been others.
 func (e *Error) Late() bool {
 	switch e.Kind {
 	case ErrInvalid:
-		return slices.ContainsFunc(slices.Collect(maps.Values(e.Params)), lateParam)
+		return e.broken || slices.ContainsFunc(slices.Collect(maps.Values(e.Params)), lateParam)
 	case ErrOther, ErrNotFound, ErrTransient, ErrUnknownOutcome:
 		return true
 	}

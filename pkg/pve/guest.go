@@ -167,7 +167,7 @@ func (c *Client) config(ctx context.Context, r Ref, q url.Values) (Config, error
 	}
 	conf, err := parseConfig(raw)
 	if err != nil {
-		return Config{}, garbled(r.path()+"/config", err)
+		return Config{}, c.garbled(r.path()+"/config", err)
 	}
 	return conf, nil
 }
@@ -239,7 +239,7 @@ func (c *Client) Pending(ctx context.Context, r Ref) (changes []PendingChange, d
 			changes = append(changes, PendingChange{Key: e.Key, Value: s})
 		}
 		if err != nil {
-			return nil, "", garbled(r.path()+"/pending", err)
+			return nil, "", c.garbled(r.path()+"/pending", err)
 		}
 	}
 	slices.SortFunc(changes, func(a, b PendingChange) int { return strings.Compare(a.Key, b.Key) })
@@ -306,5 +306,5 @@ func (c *Client) change(ctx context.Context, method string, r Ref, sub string, f
 	if err != nil {
 		return UPID{}, err
 	}
-	return upidOf(method, r.path()+sub, data)
+	return c.upidOf(method, r.path()+sub, data)
 }

@@ -103,5 +103,5 @@ func (c *Client) task(ctx context.Context, method, path string, form url.Values)
 	if err != nil {
 		return UPID{}, err
 	}
-	return upidOf(method, path, data)
+	return c.upidOf(method, path, data)
 }

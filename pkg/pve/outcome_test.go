@@ -246,6 +246,8 @@ func TestOddAnswers(t *testing.T) {
 		{"empty", exchange{Status: "200 OK"}, ErrUnknownOutcome},
 		{"too large", exchange{Status: "200 OK", Body: `{"data":"` + strings.Repeat("x", 2000) + `"}`}, ErrUnknownOutcome},
 		{"a broken UPID", exchange{Status: "200 OK", Body: `{"data":"UPID:x"}`}, ErrUnknownOutcome},
+		{"no envelope", exchange{Status: "200 OK", Body: `{"status":"maintenance"}`}, ErrUnknownOutcome},
+		{"null", exchange{Status: "200 OK", Body: `null`}, ErrUnknownOutcome},
 		{"a list", exchange{Status: "200 OK", Body: `{"data":[1]}`}, ErrUnknownOutcome},
 		{"a redirect", exchange{Status: "301 Moved", Body: ""}, ErrOther},
 		{"error without JSON", exchange{Status: "500 CT is locked (backup)", Body: "CT is locked"}, ErrLocked},
@@ -271,6 +273,51 @@ func TestTokenEcho(t *testing.T) {
 	_, err := serveOne(t, e).Call(t.Context(), "POST", "/x", nil)
 	if s := fmt.Sprintf("%v %#v", err, err); strings.Contains(s, testSecret) || !strings.Contains(s, "bad ***") {
 		t.Errorf("%s", s)
+	}
+}
+
+// TestSecretInGarbage: what a server says that makes no sense is quoted in
+// errors, the secret in it is not.
+func TestSecretInGarbage(t *testing.T) {
+	raw := func(answer string) *Client {
+		return clientOf(t, &pipeServer{t: t, handle: func(_ net.Conn, c *tls.Conn) { _ = answerWith(answer)(nil, c) }}, nil)
+	}
+	body := func(text string) *Client { return serveOne(t, ok(text)) }
+	power := func(c *Client) error { _, err := c.Power(t.Context(), ref101, Start, 0); return err }
+	status := func(c *Client) error { _, err := c.Status(t.Context(), ref101); return err }
+	tests := map[string]error{
+		"status line": power(raw("HTTP/1.1 " + testSecret + "\r\n\r\n")),
+		"header":      power(raw("HTTP/1.1 200 OK\r\nx " + testSecret + "\r\n\r\n")),
+		"length":      power(raw("HTTP/1.1 200 OK\r\nContent-Length: " + testSecret + "\r\n\r\n")),
+		"UPID":        power(body(`{"data":"UPID:` + testSecret + `"}`)),
+		"total":       power(body(`{"data":null,"total":"` + testSecret + `"}`)),
+		"number":      status(body(`{"data":{"vmid":"` + testSecret + `"}}`)),
+	}
+	for name, err := range tests {
+		if err == nil || strings.Contains(fmt.Sprintf("%v %#v", err, err), testSecret) || !strings.Contains(err.Error(), "***") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestCutOffRefusal: of a 400 whose details did not arrive it is not known
+// that nothing was stored.
+func TestCutOffRefusal(t *testing.T) {
+	const whole = `{"data":null,"errors":{"memory":"hotplug problem - x"}}`
+	for name, answer := range map[string]string{
+		"whole":          fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(whole), whole),
+		"cut off":        fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(whole), whole[:30]),
+		"chunks cut off": fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n1e\r\n%s\r\n", whole[:30]),
+		"until the end":  "Connection: close\r\n\r\n" + whole[:30],
+		"nothing":        "Content-Length: 0\r\n\r\n",
+	} {
+		p := &pipeServer{t: t, handle: func(_ net.Conn, c *tls.Conn) {
+			_ = answerWith("HTTP/1.1 400 Parameter verification failed.\r\n"+answer)(nil, c)
+		}}
+		_, err := clientOf(t, p, nil).Power(t.Context(), ref101, Start, 0)
+		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != ErrInvalid || !e.Late() {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -309,6 +356,30 @@ func TestDeadlines(t *testing.T) {
 			}
 			if p.count() != 1 {
 				t.Errorf("%s was tried %d times", method, p.count())
+			}
+		})
+	}
+}
+
+// TestStalledHandshakeEnds: a server that accepts and then says nothing holds
+// no connection longer than a call may take, though the transport goes on
+// dialling when the call has ended.
+func TestStalledHandshakeEnds(t *testing.T) {
+	for _, method := range []string{"POST", "GET"} {
+		synctest.Test(t, func(t *testing.T) {
+			held, start := make(chan time.Duration, 1), time.Now()
+			p := &pipeServer{t: t, handle: func(raw net.Conn, _ *tls.Conn) {
+				_, _ = io.Copy(io.Discard, raw)
+				held <- time.Since(start)
+			}}
+			c := clientOf(t, p, nil)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := c.Call(ctx, method, "/x", nil); KindOf(err) != ErrNotSent {
+				t.Errorf("%s: %v", method, err)
+			}
+			if d := <-held; d > DefaultWriteTimeout {
+				t.Errorf("%s: the connection was held for %v", method, d)
 			}
 		})
 	}

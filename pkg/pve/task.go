@@ -86,15 +86,21 @@ func (c *Client) TaskStatus(ctx context.Context, u UPID) (TaskStatus, error) {
 		Status     text `json:"status"`
 		ExitStatus text `json:"exitstatus"`
 	}
-	if err := c.get(ctx, taskPath(u)+"/status", nil, &raw); err != nil {
+	path := taskPath(u) + "/status"
+	if err := c.get(ctx, path, nil, &raw); err != nil {
 		return TaskStatus{}, err
 	}
-	s := TaskStatus{UPID: u, Running: raw.Status == "running"}
-	if !s.Running {
-		s.Text = strings.TrimSpace(string(raw.ExitStatus))
+	switch raw.Status {
+	case "running":
+		return TaskStatus{UPID: u, Running: true}, nil
+	case "stopped":
+		return TaskStatus{UPID: u, Text: c.exitText(raw.ExitStatus)}, nil
 	}
-	return s, nil
+	return TaskStatus{}, c.garbled(path, fmt.Errorf("status is %q, want running or stopped", raw.Status))
 }
+
+// exitText is a task's exit status in PVE's words.
+func (c *Client) exitText(t text) string { return c.opts.Token.redact(strings.TrimSpace(string(t))) }
 
 // Poll is how often Wait asks. The zero Poll stands for DefaultPoll.
 type Poll struct {
@@ -165,7 +171,7 @@ func (c *Client) AbortTask(ctx context.Context, u UPID) error {
 
 // upidOf reads the answer to a change: a UPID, or none (null and what else
 // says "done").
-func upidOf(method, path string, data json.RawMessage) (UPID, error) {
+func (c *Client) upidOf(method, path string, data json.RawMessage) (UPID, error) {
 	s, err := scalar(data)
 	if err == nil && !strings.HasPrefix(s, "UPID:") {
 		return UPID{}, nil
@@ -175,7 +181,7 @@ func upidOf(method, path string, data json.RawMessage) (UPID, error) {
 		u, err = ParseUPID(s)
 	}
 	if err != nil {
-		return UPID{}, &Error{Kind: ErrUnknownOutcome, Method: method, Path: path, Status: http.StatusOK, Err: err}
+		return UPID{}, &Error{Kind: ErrUnknownOutcome, Method: method, Path: path, Status: http.StatusOK, Err: c.opts.Token.hide(err)}
 	}
 	return u, nil
 }

@@ -61,6 +61,16 @@ func TestTaskExit(t *testing.T) {
 	}
 }
 
+// TestTaskStatusOfNoTask: only a task that is said to have ended has.
+func TestTaskStatusOfNoTask(t *testing.T) {
+	for _, body := range []string{`{"data":null}`, `{"data":{}}`, `{"data":{"status":""}}`, `{"data":{"status":"queued"}}`} {
+		s, err := serveOne(t, ok(body)).TaskStatus(t.Context(), UPID{Node: "pve1"})
+		if KindOf(err) != ErrOther || s.Exit() == ExitOK {
+			t.Errorf("%s became %+v, %v", body, s, err)
+		}
+	}
+}
+
 // taskServer answers status calls one by one from a script of answers:
 // "running", an exit status, or "500 text".
 func taskServer(t *testing.T, script []string, asked *[]time.Duration) *Client {

@@ -108,7 +108,7 @@ func (c *Client) taskPage(ctx context.Context, node string, q TaskQuery, start, 
 		t := Task{UPID: u}
 		if e.EndTime != 0 {
 			t.End = time.Unix(int64(e.EndTime), 0)
-			t.Text = strings.TrimSpace(string(e.Status))
+			t.Text = c.exitText(e.Status)
 		}
 		out = append(out, t)
 	}

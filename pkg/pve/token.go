@@ -64,3 +64,15 @@ func (t Token) redact(s string) string {
 	}
 	return strings.ReplaceAll(s, *t.secret, "***")
 }
+
+// hide removes the secret from an error that may quote what came from
+// elsewhere. Then nothing else is left of it: what it wraps would quote it too.
+func (t Token) hide(err error) error {
+	if err == nil {
+		return nil
+	}
+	if s := err.Error(); t.redact(s) != s {
+		return errors.New(t.redact(s))
+	}
+	return err
+}

@@ -28,9 +28,9 @@ type transports struct {
 }
 
 func newTransports(o Options, conf *tls.Config) transports {
-	one := func() *http.Transport {
+	one := func(timeout time.Duration) *http.Transport {
 		return &http.Transport{
-			DialTLSContext:         dialTLS(o.Dial, conf),
+			DialTLSContext:         dialTLS(o.Dial, conf, timeout),
 			IdleConnTimeout:        idleTimeout,
 			MaxIdleConnsPerHost:    4,
 			DisableCompression:     true, // the node is near, its CPU is not ours
@@ -39,7 +39,7 @@ func newTransports(o Options, conf *tls.Config) transports {
 			TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{},
 		}
 	}
-	t := transports{read: one(), change: one()}
+	t := transports{read: one(o.ReadTimeout), change: one(o.WriteTimeout)}
 	t.change.DisableKeepAlives = true
 	return t
 }
@@ -81,9 +81,13 @@ func (c *conn) Write(p []byte) (int, error) {
 // will be: the goroutine that writes outlives a call whose context ended.
 func (c *conn) seal() bool { return c.state.CompareAndSwap(fresh, sealed) }
 
-// dialTLS connects and completes the handshake within ctx.
-func dialTLS(dial func(context.Context, string, string) (net.Conn, error), conf *tls.Config) func(context.Context, string, string) (net.Conn, error) {
+// dialTLS connects and completes the handshake in time. The time is its own: a
+// Transport goes on dialling when the call has ended, and would do so for ever
+// where a server takes connections and says nothing.
+func dialTLS(dial func(context.Context, string, string) (net.Conn, error), conf *tls.Config, timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
 		raw, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
