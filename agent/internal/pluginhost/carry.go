@@ -21,6 +21,17 @@ import (
 type carryRequest struct {
 	Version    int    `json:"version"` // 1
 	ClientCert string `json:"client_cert"`
+	// Mask are the plugin's secrets, for what it prints: the launcher logs that.
+	// It is told no more than the plugin is, whose user it shares.
+	Mask [][]byte `json:"mask,omitempty"`
+}
+
+func (q carryRequest) secrets() []string {
+	var all []string
+	for _, s := range q.Mask {
+		all = append(all, string(s))
+	}
+	return all
 }
 
 // carryReply is what the launcher answers.
@@ -36,7 +47,7 @@ type carryReply struct {
 
 const (
 	carryVersion = 1
-	maxCarry     = 64 << 10 // bytes of a line
+	maxCarry     = 1 << 20 // bytes of a line
 	carryPause   = 10 * time.Second
 )
 

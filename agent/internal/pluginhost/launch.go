@@ -53,7 +53,7 @@ func (l *processLauncher) start(ctx context.Context, s Spec) (*running, *instanc
 		return nil, nil, err
 	}
 	defer exe.file.Close()
-	r := &running{log: newOutput(l.opts, s.Name, cfg.Secrets)}
+	r := &running{log: newOutput(l.opts, s.Name, revealed(cfg.Secrets))}
 	r.child = newChild(l.spawn, r.log.line)
 	limits, err := s.ceilings()
 	if err != nil {
@@ -91,11 +91,11 @@ func (l *processLauncher) bringUp(ctx context.Context, r *running, s Spec, exe *
 	if limits, err := s.ceilings(); err == nil && limits.memory > 0 {
 		r.wg.Go(func() { r.watchMemory(limits.memory) })
 	}
-	if err := r.dial(addr, tlsConfig); err != nil {
+	if err := r.dial(addr, tlsConfig, cfg.Secrets); err != nil {
 		return nil, err
 	}
 	r.watchStdio()
-	client := plugin.NewClient(r.conn)
+	client := plugin.NewClient(r.calls)
 	kinds, info, err := introduce(ctx, client, s, cfg, l.opts.Version)
 	if err != nil {
 		return nil, err

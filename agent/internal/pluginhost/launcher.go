@@ -23,8 +23,9 @@ import (
 // would, hands its handshake over and then carries bytes between the two. It
 // returns when either side has ended and nothing of the plugin is left.
 //
-// It knows no secrets: those cross inside of the TLS connection. What it
-// executes is what the manifest says, whoever connects.
+// Of the secrets, which cross inside of the TLS connection, it is told only so
+// that it masks them in what it logs. What it executes is what the manifest
+// says, whoever connects.
 func ServeUnit(ctx context.Context, l net.Listener, manifest string, o Options) error {
 	if err := o.validate(); err != nil {
 		return fmt.Errorf("pluginhost: options: %w", err)
@@ -73,7 +74,7 @@ func (u *unit) serve(ctx context.Context, manifest string) error {
 	spawn := &spawner{jobs: make(chan func())}
 	defer spawn.background()()
 	l := &processLauncher{opts: u.opts, spawn: spawn}
-	r, line, err := l.startCarried(ctx, s, q.ClientCert)
+	r, line, err := l.startCarried(ctx, s, q)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func (u *unit) serve(ctx context.Context, manifest string) error {
 
 // startCarried executes the plugin and waits for its handshake line. On an
 // error nothing of it is left.
-func (l *processLauncher) startCarried(ctx context.Context, s Spec, cert string) (*running, string, error) {
+func (l *processLauncher) startCarried(ctx context.Context, s Spec, q carryRequest) (*running, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.opts.StartTimeout)
 	defer cancel()
 	exe, err := openExecutable(s, l.opts.TrustedUIDs)
@@ -98,9 +99,9 @@ func (l *processLauncher) startCarried(ctx context.Context, s Spec, cert string)
 		return nil, "", err
 	}
 	defer exe.file.Close()
-	r := &running{log: newOutput(l.opts, s.Name, nil)}
+	r := &running{log: newOutput(l.opts, s.Name, q.secrets())}
 	r.child = newChild(l.spawn, r.log.line)
-	line, err := l.executeCarried(ctx, r, s, exe, cert)
+	line, err := l.executeCarried(ctx, r, s, exe, q.ClientCert)
 	if err != nil {
 		return nil, "", errors.Join(err, r.end(false, 0))
 	}

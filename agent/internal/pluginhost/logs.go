@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-
-	"github.com/felhom/felhom-agent/pkg/plugin"
 )
 
 // hclogTo is a logger for go-plugin that ends in log. What go-plugin says
@@ -37,10 +35,6 @@ func (s sink) Accept(_ string, _ hclog.Level, msg string, args ...any) {
 	s.log.Debug("go-plugin: "+msg, args...)
 }
 
-// minRedacted is the length from which a secret's value is masked wherever it
-// appears in a plugin's output. A shorter one would mask half of everything.
-const minRedacted = 4
-
 // output logs what a plugin writes: within a rate, with its secrets masked,
 // and with the level it gives itself when a line is JSON in hclog's form.
 type output struct {
@@ -56,39 +50,11 @@ type output struct {
 	latest  string // as it came
 }
 
-func newOutput(o Options, name string, secrets map[string]plugin.Secret) *output {
+func newOutput(o Options, name string, secrets []string) *output {
 	return &output{
 		log: o.Logger.With("plugin", name), redact: redactor(secrets),
 		rate: float64(o.LogRate), burst: float64(o.LogBurst), tokens: float64(o.LogBurst), at: time.Now(),
 	}
-}
-
-// redactor masks the secrets, and each in the forms that JSON has for it. The
-// longest comes first: one secret may be the beginning of another.
-func redactor(secrets map[string]plugin.Secret) *strings.Replacer {
-	var parts []string
-	for _, s := range secrets {
-		for _, part := range strings.Split(s.Reveal(), "\n") { // output comes in lines
-			if part = strings.TrimRight(part, "\r"); len(part) >= minRedacted {
-				parts = append(parts, part, inJSON(part, true), inJSON(part, false))
-			}
-		}
-	}
-	slices.SortFunc(parts, func(a, b string) int { return len(b) - len(a) })
-	var pairs []string
-	for _, part := range parts {
-		pairs = append(pairs, part, plugin.Secret("").String())
-	}
-	return strings.NewReplacer(pairs...)
-}
-
-// inJSON is how s is written in a JSON string.
-func inJSON(s string, html bool) string {
-	var b strings.Builder
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(html)
-	_ = enc.Encode(s) // a string, into memory
-	return b.String()[1 : b.Len()-len("\"\n")]
 }
 
 // line takes one line of a stream.

@@ -19,7 +19,7 @@ import (
 func testOutput(rate, burst int, secrets map[string]plugin.Secret) (*output, *capture) {
 	c := &capture{}
 	o := Options{Logger: slog.New(slog.NewTextHandler(c, &slog.HandlerOptions{Level: slog.LevelDebug})), LogRate: rate, LogBurst: burst}
-	return newOutput(o, "a", secrets), c
+	return newOutput(o, "a", revealed(secrets)), c
 }
 
 func TestOutputLines(t *testing.T) {

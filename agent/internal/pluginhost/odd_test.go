@@ -5,8 +5,11 @@ package pluginhost
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -127,7 +130,14 @@ func (o *oddExecutor) Apply(ctx context.Context, a plugin.Action, _ string, emit
 	case "descriptors":
 		return say("%s", descriptors())
 	case "config":
-		return say("%s %s", o.cfg.JSON, o.cfg.Secrets["token"].Reveal())
+		return say("%s %x", o.cfg.JSON, sha256.Sum256([]byte(o.cfg.Secrets["token"].Reveal())))
+	case "tell":
+		return tell(o.cfg.Secrets["token"].Reveal()+a.Set["cipassword"], emit)
+	case "fail":
+		return plugin.Outcome{}, fmt.Errorf("%w: GET https://hub/?token=%s: 403", plugin.ErrDenied, url.QueryEscape(o.cfg.Secrets["token"].Reveal()))
+	case "print raw":
+		fmt.Fprintln(realStderr, "the token is "+o.cfg.Secrets["token"].Reveal())
+		return say("")
 	case "leak secret":
 		fmt.Fprintln(os.Stderr, "the token is "+o.cfg.Secrets["token"].Reveal())
 		return say("")
@@ -149,6 +159,18 @@ func (o *oddExecutor) Apply(ctx context.Context, a plugin.Action, _ string, emit
 		return plugin.Outcome{}, ctx.Err()
 	}
 	return say("pid %d", os.Getpid())
+}
+
+// tell says a secret wherever an executor has words.
+func tell(secret string, emit func(plugin.Progress) error) (plugin.Outcome, error) {
+	auth := base64.StdEncoding.EncodeToString([]byte("felhom:" + secret))
+	if err := emit(plugin.Progress{Text: "Authorization: Basic " + auth}); err != nil {
+		return plugin.Outcome{}, err
+	}
+	return plugin.Outcome{
+		Status: plugin.Done, Message: "sent " + secret, Reason: fmt.Sprintf("%x", secret),
+		RefusedKeys: map[string]string{"memory": fmt.Sprintf("%q", secret)},
+	}, nil
 }
 
 func descriptors() string {

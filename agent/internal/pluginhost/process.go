@@ -38,8 +38,9 @@ var baseEnv = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 type running struct {
 	child *child
 	conn  *grpc.ClientConn
-	dir   string // of its socket; "" before there is one
-	files string // the copy it was started from; "" if there is none
+	calls discreet // conn, for all that is asked over it
+	dir   string   // of its socket; "" before there is one
+	files string   // the copy it was started from; "" if there is none
 	log   *output
 	wg    sync.WaitGroup // of readStdio and watchMemory
 }
@@ -106,38 +107,19 @@ func (r *running) startError(err error) error {
 	return err
 }
 
-func (r *running) dial(addr net.Addr, cfg *tls.Config) error {
+func (r *running) dial(addr net.Addr, cfg *tls.Config, secrets map[string]plugin.Secret) error {
 	dialer := func(ctx context.Context, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, addr.Network(), addr.String())
 	}
 	conn, err := grpc.NewClient("passthrough:///plugin", append(plugin.DialOptions(),
 		grpc.WithContextDialer(dialer), grpc.WithTransportCredentials(credentials.NewTLS(cfg)), grpc.WithIdleTimeout(0))...)
-	r.conn = conn
+	r.conn, r.calls = conn, newDiscreet(conn, secrets)
 	return err
 }
 
 // introduce hands over the configuration and hears who the plugin is. A spec
-// without kinds takes what is served. What the plugin says is wrong goes into
-// the log and the status, so its secrets are masked in it.
+// without kinds takes what is served.
 func introduce(ctx context.Context, c *plugin.Client, s Spec, cfg plugin.Config, version string) ([]plugin.Kind, plugin.Info, error) {
-	kinds, info, err := acquaint(ctx, c, s, cfg, version)
-	if err != nil {
-		err = masked{error: err, text: redactor(cfg.Secrets).Replace(err.Error())}
-	}
-	return kinds, info, err
-}
-
-// masked is an error in other words.
-type masked struct {
-	error
-	text string
-}
-
-func (m masked) Error() string { return m.text }
-func (m masked) Unwrap() error { return m.error }
-
-// acquaint does the work of introduce.
-func acquaint(ctx context.Context, c *plugin.Client, s Spec, cfg plugin.Config, version string) ([]plugin.Kind, plugin.Info, error) {
 	kinds, err := c.Configure(ctx, cfg, version)
 	if errors.Is(err, plugin.ErrInvalid) {
 		return nil, plugin.Info{}, refuse("correct the configuration of the plugin", "it says: %v", err)
@@ -172,7 +154,7 @@ func describe(ctx context.Context, c *plugin.Client, k plugin.Kind) (plugin.Info
 
 // health asks gRPC's health service.
 func (r *running) health(ctx context.Context) error {
-	resp, err := grpc_health_v1.NewHealthClient(r.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: "plugin"})
+	resp, err := grpc_health_v1.NewHealthClient(r.calls).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: "plugin"})
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func TestProcessGetsConfigAndSecrets(t *testing.T) {
 	s.Secrets = map[string]SecretSource{"token": {Credential: "token"}}
 	b := startBed(t, func(o *Options) { o.CredentialsDir = dir }, s)
 	b.await(t, "a", Running)
-	if got := b.must(t, "a", "config"); got != `{"n":3,"path":"/x"} s3cr3t-value` {
+	if got := b.must(t, "a", "config"); got != fmt.Sprintf(`{"n":3,"path":"/x"} %x`, sha256.Sum256([]byte("s3cr3t-value"))) {
 		t.Errorf("got %s", got)
 	}
 	b.must(t, "a", "leak secret")
@@ -96,7 +96,12 @@ func TestProcessGetsConfigAndSecrets(t *testing.T) {
 
 func (b *bed) waitLog(t *testing.T, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !strings.Contains(b.log.String(), want); {
+	waitFor(t, b.log, want)
+}
+
+func waitFor(t *testing.T, log *capture, want string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !strings.Contains(log.String(), want); {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in the log: %q", want)
 		}

@@ -4,9 +4,8 @@
 package pluginhost
 
 import (
-	"context"
 	"errors"
-	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/plugin"
-	"github.com/felhom/felhom-agent/pkg/plugin/plugintest"
 )
 
 // TestSecretThatIsAPipe: a secret's file that nobody writes to holds up
@@ -45,25 +44,46 @@ func TestSecretThatIsAPipe(t *testing.T) {
 	}
 }
 
-// tellingPlugin says its secret when it is configured.
-type tellingPlugin struct{ plugin.Provider }
+const told = `pa"ss/w\rd+22`
 
-func (tellingPlugin) Configure(_ context.Context, c plugin.Config) error {
-	return fmt.Errorf("%w: connect to hub?token=%s: refused", plugin.ErrInvalid, c.Secrets["token"].Reveal())
+// telling is a plugin with a secret.
+func telling(t *testing.T) Spec {
+	t.Helper()
+	file := filepath.Join(shortDir(t), "token")
+	if err := os.WriteFile(file, []byte(told+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := spec(t, "a", "good")
+	s.Secrets = map[string]SecretSource{"token": {File: file}}
+	return s
 }
 
-// TestSecretInAnError: why a plugin does not start is in the log and the
-// status; its secret is not.
-func TestSecretInAnError(t *testing.T) {
-	t.Parallel()
-	client, stop, err := plugintest.Connect(plugin.Set{Provider: tellingPlugin{}})
+// TestSecretInWords: what a plugin says goes into the log, the journal, the
+// status and reports; its secrets do not, however they are written.
+func TestSecretInWords(t *testing.T) {
+	b := startBed(t, nil, telling(t))
+	b.await(t, "a", Running)
+	e, err := b.Executor("test.a")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stop()
-	cfg := plugin.Config{Secrets: map[string]plugin.Secret{"token": "hunter22"}}
-	_, _, err = introduce(t.Context(), client, Spec{Name: "a", Kinds: []plugin.Kind{plugin.KindProvider}}, cfg, "1")
-	if !errors.Is(err, errRefused) || !strings.Contains(err.Error(), "connect to hub") || strings.Contains(err.Error(), "hunter22") {
+	var said []string
+	a := plugin.Action{
+		OpID: "op1", Attempt: 1, Kind: "test.a", Guest: guest.ID{Kind: guest.LXC, VMID: 101}, Params: map[string]string{"do": "tell"},
+		Set: map[string]string{"cipassword": "and-the-guests-own"}, Secret: []string{"cipassword"},
+	}
+	out, err := e.Apply(t.Context(), a, "", func(p plugin.Progress) error { said = append(said, p.Text); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	said = append(said, out.Message, out.Reason, out.RefusedKeys["memory"])
+	_, err = b.do(t, "a", "fail")
+	if !errors.Is(err, plugin.ErrDenied) {
 		t.Errorf("got %v", err)
+	}
+	for _, s := range append(said, err.Error()) {
+		if n := strings.Count(s, "[secret]"); n == 0 || len(s) > 80 {
+			t.Errorf("it is in %q", s)
+		}
 	}
 }

@@ -68,7 +68,7 @@ func (l *processLauncher) startUnit(ctx context.Context, sock string, s Spec, cf
 }
 
 func (l *processLauncher) bringUpUnit(ctx context.Context, conn *carried, own *identity, s Spec, cfg plugin.Config) (*instance, error) {
-	reply, err := greet(ctx, conn, own)
+	reply, err := greet(ctx, conn, own, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("the plugin's unit: %w", err)
 	}
@@ -78,7 +78,7 @@ func (l *processLauncher) bringUpUnit(ctx context.Context, conn *carried, own *i
 	}
 	once := make(chan net.Conn, 1)
 	once <- conn
-	r := &running{log: newOutput(l.opts, s.Name, cfg.Secrets)}
+	r := &running{log: newOutput(l.opts, s.Name, revealed(cfg.Secrets))}
 	r.conn, err = grpc.NewClient("passthrough:///plugin", append(plugin.DialOptions(),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			select {
@@ -91,8 +91,9 @@ func (l *processLauncher) bringUpUnit(ctx context.Context, conn *carried, own *i
 	if err != nil {
 		return nil, err
 	}
+	r.calls = newDiscreet(r.conn, cfg.Secrets)
 	r.watchStdio()
-	client := plugin.NewClient(r.conn)
+	client := plugin.NewClient(r.calls)
 	kinds, info, err := introduce(ctx, client, s, cfg, l.opts.Version)
 	stop := func(ask bool) error { return r.endUnit(ask, conn, l.opts.StopTimeout) }
 	if err != nil {
@@ -107,10 +108,14 @@ func (l *processLauncher) bringUpUnit(ctx context.Context, conn *carried, own *i
 }
 
 // greet has the launcher start the plugin.
-func greet(ctx context.Context, c net.Conn, own *identity) (r carryReply, err error) {
+func greet(ctx context.Context, c net.Conn, own *identity, cfg plugin.Config) (r carryReply, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Now()) })
 	defer stop()
-	if err := sendCarry(c, carryRequest{Version: carryVersion, ClientCert: string(own.pem)}); err != nil {
+	q := carryRequest{Version: carryVersion, ClientCert: string(own.pem)}
+	for _, s := range revealed(cfg.Secrets) {
+		q.Mask = append(q.Mask, []byte(s))
+	}
+	if err := sendCarry(c, q); err != nil {
 		return r, err
 	}
 	if err := readCarry(c, &r); err != nil {

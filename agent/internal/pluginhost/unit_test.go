@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -22,15 +23,15 @@ import (
 
 // likeSystemd starts a launcher for each connection to NAME.sock, one at a
 // time, as the socket unit would.
-func likeSystemd(t *testing.T, dir, manifest string) {
+func likeSystemd(t *testing.T, dir, manifest string) *capture {
 	t.Helper()
 	name := strings.TrimSuffix(filepath.Base(manifest), ".toml")
 	l, err := net.Listen("unix", filepath.Join(dir, name+".sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := DefaultOptions()
-	o.Logger, o.SocketDir = slog.New(slog.NewTextHandler(t.Output(), nil)), filepath.Join(dir, "r")
+	o, log := DefaultOptions(), &capture{}
+	o.Logger, o.SocketDir = slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), log), nil)), filepath.Join(dir, "r")
 	o.CopyDir = filepath.Join(dir, "c")
 	o.TrustedUIDs, o.StartTimeout = []uint32{0, uint32(os.Getuid())}, patience
 	ctx, cancel := context.WithCancel(context.Background())
@@ -50,6 +51,7 @@ func likeSystemd(t *testing.T, dir, manifest string) {
 			t.Errorf("the launcher left %v", left)
 		}
 	})
+	return log
 }
 
 // vendor writes a manifest for this binary and returns its path.
@@ -157,6 +159,27 @@ func TestLauncherChecksThePin(t *testing.T) {
 	b := startBed(t, func(o *Options) { o.UnitDir = dir }, s)
 	if st := b.await(t, "acme", Refused); !strings.Contains(st.LastError, "put this line into "+manifest) {
 		t.Errorf("%s", st.LastError)
+	}
+}
+
+// TestUnitMasksSecrets: what a plugin in a unit prints itself is logged by its
+// launcher, and there, too, its secrets are masked.
+func TestUnitMasksSecrets(t *testing.T) {
+	dir := shortDir(t)
+	path, err := self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest := vendor(t, dir, "good", sumOf(t, path))
+	log := likeSystemd(t, dir, manifest)
+	s := telling(t)
+	s.Name, s.Source, s.Actions = "acme", manifest, []plugin.ActionKind{"test.acme"}
+	b := startBed(t, func(o *Options) { o.UnitDir = dir }, s)
+	b.await(t, "acme", Running)
+	b.must(t, "acme", "print raw")
+	waitFor(t, log, "the token is ")
+	if text := log.String(); !strings.Contains(text, "the token is [secret]") {
+		t.Errorf("the launcher logged:\n%s", text)
 	}
 }
 
