@@ -16,7 +16,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+	"unicode"
 
 	"gopkg.in/natefinch/lumberjack.v2"
 
@@ -101,13 +103,12 @@ func Line(e ledger.Entry) string {
 
 // oneLine keeps a record's text from looking like several records.
 func oneLine(s string) string {
-	out := []rune(s)
-	for i, r := range out {
-		if r < ' ' || r == 0x7f {
-			out[i] = ' '
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' { // those two end lines as well
+			return ' '
 		}
-	}
-	return string(out)
+		return r
+	}, s)
 }
 
 // Close closes the file.

@@ -58,3 +58,14 @@ func TestEveryRecordIsOneLine(t *testing.T) {
 		t.Errorf("mode %v, %v", st.Mode(), err)
 	}
 }
+
+// TestLineIsOneLine: no text looks like two lines, neither to people nor to a
+// collector for whom Unicode has more line ends, and none steers a terminal.
+func TestLineIsOneLine(t *testing.T) {
+	e := ledger.Entry{Seq: 7, Record: ledger.Record{Type: ledger.TypeOp, Op: &op.Op{
+		Guest: guest.ID{Kind: guest.LXC, VMID: 101}, State: op.Intent, Reason: "a\u0085b\u2028c\u2029d\u009b2Je\x1b[2Jf\rg\xffh",
+	}}}
+	if line := Line(e); !strings.HasSuffix(line, ": a b c d 2Je [2Jf g\ufffdh\n") {
+		t.Errorf("%q", line)
+	}
+}
