@@ -27,7 +27,10 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/felhom/felhom-agent/pkg/plugin"
 	"github.com/felhom/felhom-agent/pkg/plugin/plugintest"
@@ -49,11 +52,33 @@ type bed struct {
 	dir     string
 	hub     *refhub.Hub
 	srv     *httptest.Server
-	handler atomic.Value // http.HandlerFunc in front of the hub
+	dial    func(context.Context) (net.Conn, error) // to srv; nil: over TCP
+	handler atomic.Value                            // http.HandlerFunc in front of the hub
 	asked   atomic.Int64
 }
 
 func newBed(t *testing.T) *bed {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	return newBedOn(t, ln)
+}
+
+// newBedInMemory is for a bubble: there, who waits for a socket stops the clock.
+func newBedInMemory(t *testing.T) *bed {
+	t.Helper()
+	ln := bufconn.Listen(1 << 20)
+	b := newBedOn(t, named{ln})
+	b.dial = ln.DialContext
+	return b
+}
+
+// named is a listener with the address that the server's certificate is for.
+type named struct{ *bufconn.Listener }
+
+func (named) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443} }
+
+func newBedOn(t *testing.T, ln net.Listener) *bed {
 	t.Helper()
 	b := &bed{t: t, dir: t.TempDir()}
 	must(t, os.MkdirAll(filepath.Join(b.dir, "sets", "pve1"), 0o700))
@@ -63,10 +88,10 @@ func newBed(t *testing.T) *bed {
 		Tokens: map[string]string{"pve1": token}, Logger: slog.New(slog.DiscardHandler),
 	}
 	b.answer(b.hub.ServeHTTP)
-	b.srv = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	b.srv = &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.asked.Add(1)
 		b.handler.Load().(http.HandlerFunc)(w, r)
-	}))
+	})}}
 	b.srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	b.srv.EnableHTTP2 = true
 	b.srv.TLS = &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: x509.NewCertPool()}
@@ -95,10 +120,13 @@ func (b *bed) config(more string) plugin.Config {
 	}
 }
 
-func (b *bed) provider() *Provider {
+func (b *bed) provider(more ...string) *Provider {
 	b.t.Helper()
 	p := New("1", slog.New(slog.DiscardHandler))
-	must(b.t, p.Configure(b.t.Context(), b.config("")))
+	must(b.t, p.Configure(b.t.Context(), b.config(strings.Join(more, ""))))
+	if b.dial != nil {
+		p.client.http.Transport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return b.dial(ctx) }
+	}
 	return p
 }
 
@@ -109,6 +137,7 @@ func (b *bed) watch(p *Provider, verdict error) <-chan plugin.Snapshot {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		defer close(snaps)
 		_ = p.Watch(ctx, func(s plugin.Snapshot) error {
 			select {
 			case snaps <- s:
@@ -231,25 +260,29 @@ func TestHubThatCannotBeRead(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBed(t)
-			snaps := b.watch(b.provider(), nil)
-			first := b.next(snaps)
-			b.answer(c.answer)
-			b.srv.CloseClientConnections()
-			s := b.next(snaps)
-			if !strings.Contains(s.Err, c.want) || len(s.Files) > 0 || strings.Contains(s.Err, token) || strings.ContainsAny(s.Err, "\x00\x1b") {
-				t.Errorf("got %q with %d files, want %q", s.Err, len(s.Files), c.want)
-			}
-			b.answer(b.hub.ServeHTTP)
-			if again := b.next(snaps); again.Err != "" || again.Revision != first.Revision {
-				t.Errorf("when it is back: %+v", again)
-			}
-			fresh := newBed(t)
-			fresh.answer(c.answer)
-			if s := fresh.next(fresh.watch(fresh.provider(), nil)); s.Err == "" {
-				t.Errorf("at the first question: %+v", s)
-			}
+			synctest.Test(t, func(t *testing.T) { cannotBeRead(t, c.answer, c.want) })
 		})
+	}
+}
+
+func cannotBeRead(t *testing.T, answer http.HandlerFunc, want string) {
+	b := newBedInMemory(t)
+	snaps := b.watch(b.provider(), nil)
+	first := b.next(snaps)
+	b.answer(answer)
+	b.srv.CloseClientConnections()
+	s := b.next(snaps)
+	if !strings.Contains(s.Err, want) || len(s.Files) > 0 || strings.Contains(s.Err, token) || strings.ContainsAny(s.Err, "\x00\x1b") {
+		t.Errorf("got %q with %d files, want %q", s.Err, len(s.Files), want)
+	}
+	b.answer(b.hub.ServeHTTP)
+	if again := b.next(snaps); again.Err != "" || again.Revision != first.Revision {
+		t.Errorf("when it is back: %+v", again)
+	}
+	fresh := newBedInMemory(t)
+	fresh.answer(answer)
+	if s := fresh.next(fresh.watch(fresh.provider(), nil)); s.Err == "" {
+		t.Errorf("at the first question: %+v", s)
 	}
 }
 
@@ -295,128 +328,118 @@ func TestNoServer(t *testing.T) {
 	}
 }
 
-// silencer is a proxy whose connections may fall silent, as those of a NAT that
-// has forgotten them.
-type silencer struct {
-	ln     net.Listener
-	to     string
-	silent []*atomic.Bool
-	mu     sync.Mutex // guards silent and all
-	all    []net.Conn
-	wg     sync.WaitGroup
+// silenced are connections that may fall silent, as those of a NAT that has
+// forgotten them: what is sent is lost, and nothing comes.
+type silenced struct {
+	dial func(context.Context) (net.Conn, error)
+	mu   sync.Mutex // guards all
+	all  []*mute
 }
 
-func newSilencer(t *testing.T, to string) *silencer {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	s := &silencer{ln: ln, to: to}
-	s.wg.Go(s.accept)
-	t.Cleanup(func() {
-		_ = ln.Close()
-		s.mu.Lock()
-		for _, c := range s.all {
-			_ = c.Close()
-		}
-		s.mu.Unlock()
-		s.wg.Wait()
-	})
-	return s
+type mute struct {
+	net.Conn
+	silent atomic.Bool
 }
 
-func (s *silencer) accept() {
-	for {
-		in, err := s.ln.Accept()
-		if err != nil {
-			return
-		}
-		out, err := net.Dial("tcp", s.to)
-		if err != nil {
-			_ = in.Close()
-			continue
-		}
-		silent := &atomic.Bool{}
-		s.mu.Lock()
-		s.all, s.silent = append(s.all, in, out), append(s.silent, silent)
-		s.mu.Unlock()
-		s.wg.Go(func() { pass(in, out, silent) })
-		s.wg.Go(func() { pass(out, in, silent) })
+func (s *silenced) next(ctx context.Context) (net.Conn, error) {
+	c, err := s.dial(ctx)
+	if err != nil {
+		return nil, err
 	}
-}
-
-// pass copies, until it is silent: then what comes is thrown away.
-func pass(from, to net.Conn, silent *atomic.Bool) {
-	for b := make([]byte, 64<<10); ; {
-		n, err := from.Read(b)
-		if err != nil {
-			_ = to.Close()
-			return
-		}
-		if !silent.Load() {
-			_, _ = to.Write(b[:n])
-		}
-	}
-}
-
-// fallSilent silences the connections that there are.
-func (s *silencer) fallSilent() {
+	m := &mute{Conn: c}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, b := range s.silent {
-		b.Store(true)
+	s.all = append(s.all, m)
+	return m, nil
+}
+
+// fallSilent silences the connections that there are, and counts them.
+func (s *silenced) fallSilent() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.all {
+		m.silent.Store(true)
 	}
+	return len(s.all)
+}
+
+func (m *mute) Read(p []byte) (int, error) {
+	for {
+		n, err := m.Conn.Read(p)
+		if err != nil || !m.silent.Load() {
+			return n, err
+		}
+	}
+}
+
+func (m *mute) Write(p []byte) (int, error) {
+	if m.silent.Load() {
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
 }
 
 // A connection that was lost without a word is left: the next question goes
 // over another one.
 func TestSilentConnectionIsLeft(t *testing.T) {
-	t.Parallel()
-	b := newBed(t)
-	s := newSilencer(t, b.srv.Listener.Addr().String())
-	p := New("1", slog.New(slog.DiscardHandler))
-	must(t, p.Configure(t.Context(), b.config(fmt.Sprintf(`, "url": "https://%s"`, s.ln.Addr()))))
-	snaps := b.watch(p, nil)
-	first := b.next(snaps)
-	if first.Err != "" {
-		t.Fatal(first.Err)
-	}
-	s.fallSilent()
-	b.set("a.toml", "x = 2\n")
-	if got := b.next(snaps); got.Err != "" || got.Revision == first.Revision {
-		t.Errorf("%+v", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		b := newBedInMemory(t)
+		s := &silenced{dial: b.dial}
+		b.dial = s.next
+		snaps := b.watch(b.provider(`, "wait": "5m"`), nil)
+		first := b.next(snaps)
+		if first.Err != "" {
+			t.Fatal(first.Err)
+		}
+		if s.fallSilent() == 0 {
+			t.Fatal("there is no connection")
+		}
+		begun := time.Now()
+		b.set("a.toml", "x = 2\n")
+		got := b.next(snaps)
+		if got.Err != "" || got.Revision == first.Revision {
+			t.Errorf("%+v", got)
+		}
+		// Not only when the answer is due.
+		if took := time.Since(begun); took > 3*silence {
+			t.Errorf("after %s", took)
+		}
+	})
 }
 
 // A hub that answers at once although nothing is new is not asked all the time.
 func TestHubThatDoesNotWaitIsSpared(t *testing.T) {
-	b := newBed(t)
-	b.answer(func(w http.ResponseWriter, r *http.Request) {
-		r.Header.Del("Prefer")
-		b.hub.ServeHTTP(w, r)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBedInMemory(t)
+		b.answer(func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Del("Prefer")
+			b.hub.ServeHTTP(w, r)
+		})
+		b.spared(b.watch(b.provider(`, "wait": "20s"`), nil), 20*time.Second)
 	})
-	snaps := b.watch(b.provider(), nil)
-	b.next(snaps)
-	begun, before := time.Now(), b.asked.Load()
-	<-time.After(3 * time.Second)
-	took := time.Since(begun)
-	if n := b.asked.Load() - before; float64(n) > took.Seconds()+2 {
-		t.Errorf("asked %d times in %s", n, took)
-	}
 }
 
 // One that knows no conditions sends the whole set each time, which costs more.
 func TestHubWithoutConditionsIsSpared(t *testing.T) {
-	b := newBed(t)
-	b.answer(tagged(`{"files":[{"name":"a.toml","data":""}]}`))
-	p := New("1", slog.New(slog.DiscardHandler))
-	must(t, p.Configure(t.Context(), b.config(`, "wait": "20s"`)))
-	snaps := b.watch(p, nil)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBedInMemory(t)
+		b.answer(tagged(`{"files":[{"name":"a.toml","data":""}]}`))
+		b.spared(b.watch(b.provider(`, "wait": "20s"`), nil), 20*time.Second)
+	})
+}
+
+// spared: the hub is asked once in each pause, and no more.
+func (b *bed) spared(snaps <-chan plugin.Snapshot, pause time.Duration) {
+	b.t.Helper()
 	b.next(snaps)
-	begun, before := time.Now(), b.asked.Load()
-	<-time.After(4 * time.Second)
-	took := time.Since(begun)
-	if n := b.asked.Load() - before; float64(n) > took.Seconds()/20+2 {
-		t.Errorf("the whole set was asked for %d times in %s", n, took)
+	go func() {
+		for range snaps { // one a minute
+		}
+	}()
+	before := b.asked.Load()
+	time.Sleep(10*pause + pause/2)
+	if n := b.asked.Load() - before; n < 9 || n > 11 {
+		b.t.Errorf("asked %d times in ten times %s", n, pause)
 	}
 }
 
