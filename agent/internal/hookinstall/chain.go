@@ -160,7 +160,8 @@ func (in *Installer) Remove(ctx context.Context, g Guest) (Change, error) {
 	return c, in.putBack(&c, st, volid)
 }
 
-// putBack makes the former hookscript the guest's own again.
+// putBack makes the former hookscript the guest's own again. It stays chained
+// for the snapshots and backups that name ours.
 func (in *Installer) putBack(c *Change, st Storage, volid string) error {
 	id := c.Guest.ID
 	if _, path, err := in.Facts.resolve(volid); err != nil || !executable(path) {
@@ -168,12 +169,8 @@ func (in *Installer) putBack(c *Change, st Storage, volid string) error {
 			ErrRefused, volid, id, st.formerFile(id.VMID))
 	}
 	c.Then = volid
-	c.Steps = append(c.Steps, in.set(id, volid), Step{
-		What: "remove " + st.link(id.VMID),
-		do: func(context.Context) error {
-			return errors.Join(os.Remove(st.link(id.VMID)), os.Remove(st.formerFile(id.VMID)))
-		},
-	})
+	c.Steps = append(c.Steps, in.set(id, volid))
+	c.Notes = append(c.Notes, st.link(id.VMID)+" stays as well: after such a rollback or restore it is run again")
 	return nil
 }
 

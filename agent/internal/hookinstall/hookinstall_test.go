@@ -179,8 +179,34 @@ func TestFormerHookscriptStaysInTheChainAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	change(t, in.Remove, in.guest(t, 101))
-	if _, err := os.Lstat(link); err == nil || c.conf["101"] != "local:snippets/old.pl" {
-		t.Errorf("afterwards: %q, link %v", c.conf["101"], err)
+	if c.conf["101"] != "local:snippets/old.pl" {
+		t.Errorf("afterwards: %q", c.conf["101"])
+	}
+}
+
+// TestRollbackToASnapshotThatNamesOurs: with the snippet comes back what it
+// chained, although the hookscript was removed since.
+func TestRollbackToASnapshotThatNamesOurs(t *testing.T) {
+	c, dir := newCluster(t)
+	old := filepath.Join(dir, "snippets/old.pl")
+	script(t, old)
+	c.conf["101"] = "local:snippets/old.pl"
+	in := c.installer()
+	change(t, in.Install, in.guest(t, 101))
+	snapshot := c.conf["101"]
+	change(t, in.Remove, in.guest(t, 101))
+	c.conf["101"] = snapshot // PVE's rollback
+	if to, _ := os.Readlink(filepath.Join(dir, "snippets/felhom-hook.d/101")); to != old {
+		t.Errorf("chained: %q", to)
+	}
+	if st, err := in.Status(t.Context(), in.guest(t, 101)); err != nil || st.Former != "local:snippets/old.pl" || st.Trouble != "" {
+		t.Errorf("status %+v, %v", st, err)
+	}
+	change(t, in.Remove, in.guest(t, 101))
+	change(t, in.Install, in.guest(t, 101))
+	change(t, in.Remove, in.guest(t, 101))
+	if c.conf["101"] != "local:snippets/old.pl" {
+		t.Errorf("afterwards: %q", c.conf["101"])
 	}
 }
 
