@@ -45,6 +45,8 @@ type Guest struct {
 	// Phase is the last hook phase seen, at PhaseAt by the agent's clock.
 	Phase   guest.Phase `json:"phase,omitempty"`
 	PhaseAt time.Time   `json:"phase_at,omitzero"`
+	// StartedAt is when a hook of its last start ran.
+	StartedAt time.Time `json:"started_at,omitzero"`
 	// StopAsked is when somebody asked for the stop that is under way or was
 	// the last: the time of its pre-stop. Zero after a start, and when the
 	// guest went down by itself.
@@ -231,7 +233,7 @@ func (l *Ledger) boot(id string) {
 	}
 	if l.s.Boot != "" {
 		for _, g := range l.s.Guests {
-			g.Phase, g.PhaseAt, g.StopAsked = "", time.Time{}, time.Time{}
+			g.Phase, g.PhaseAt, g.StartedAt, g.StopAsked = "", time.Time{}, time.Time{}, time.Time{}
 		}
 	}
 	l.s.Boot = id
@@ -256,18 +258,27 @@ func (l *Ledger) event(ev *hook.Event) {
 		delete(l.seen, l.s.Events[0])
 		l.s.Events = slices.Delete(l.s.Events, 0, 1)
 	}
-	g := l.guest(ev.VMID)
-	// An event from the spool may be older than one that came by the socket.
-	when := time.Unix(0, ev.Time)
-	if when.Before(g.PhaseAt) {
-		return
-	}
-	g.Phase, g.PhaseAt = ev.Phase, when
-	switch ev.Phase {
+	l.guest(ev.VMID).event(ev.Phase, time.Unix(0, ev.Time))
+}
+
+// event takes in a hook's phase. From the spool one may come that is older than
+// one that came by the socket: it counts for what it tells and is not the last.
+func (g *Guest) event(phase guest.Phase, at time.Time) {
+	switch phase {
 	case guest.PreStop:
-		g.StopAsked = when
+		if at.After(g.StartedAt) && at.After(g.StopAsked) {
+			g.StopAsked = at
+		}
 	case guest.PreStart, guest.PostStart:
-		g.StopAsked = time.Time{}
+		if at.After(g.StartedAt) {
+			g.StartedAt = at
+		}
+		if !g.StopAsked.After(at) {
+			g.StopAsked = time.Time{}
+		}
+	}
+	if !at.Before(g.PhaseAt) {
+		g.Phase, g.PhaseAt = phase, at
 	}
 }
 

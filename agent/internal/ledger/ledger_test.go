@@ -6,6 +6,8 @@ package ledger
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
+	"slices"
 	"testing"
 	"time"
 
@@ -102,6 +104,58 @@ func TestSpooledEventDoesNotOverrideALaterOne(t *testing.T) {
 	}
 	if g := l.Guest(101); g.Phase != guest.PostStart || !g.StopAsked.IsZero() {
 		t.Errorf("phase %s, stop asked %s", g.Phase, g.StopAsked)
+	}
+}
+
+// Whatever the order in which socket and spool bring them, events add up to the
+// same: a stop that was asked for is not taken for a crash, nor a crash for it.
+func TestOrderOfArrivalDoesNotMatter(t *testing.T) {
+	for name, story := range map[string][]guest.Phase{
+		"a stop":                   {guest.PreStart, guest.PostStart, guest.PreStop, guest.PostStop},
+		"a crash":                  {guest.PreStart, guest.PostStart, guest.PostStop},
+		"a stop, then a start":     {guest.PreStop, guest.PostStop, guest.PreStart, guest.PostStart},
+		"a stop, a start, a crash": {guest.PreStop, guest.PostStop, guest.PreStart, guest.PostStart, guest.PostStop},
+		"two stops":                {guest.PreStop, guest.PostStop, guest.PostStart, guest.PreStop, guest.PostStop},
+	} {
+		var events []Record
+		for i, phase := range story {
+			events = append(events, event(fmt.Sprint("e", i), phase, int64(10+i)))
+		}
+		want := New()
+		if err := play(t, want, events...); err != nil {
+			t.Fatal(err)
+		}
+		for order := range permutations(len(events)) {
+			got, shuffled := New(), []Record{}
+			for _, i := range order {
+				shuffled = append(shuffled, events[i])
+			}
+			if err := play(t, got, shuffled...); err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(want.Guest(101), got.Guest(101)); d != "" {
+				t.Errorf("%s, in the order %v (-in order +so):\n%s", name, order, d)
+			}
+		}
+	}
+}
+
+// permutations are all orders of n things.
+func permutations(n int) iter.Seq[[]int] {
+	return func(yield func([]int) bool) {
+		var extend func(head []int) bool
+		extend = func(head []int) bool {
+			if len(head) == n {
+				return yield(head)
+			}
+			for i := range n {
+				if !slices.Contains(head, i) && !extend(append(slices.Clone(head), i)) {
+					return false
+				}
+			}
+			return true
+		}
+		extend(nil)
 	}
 }
 
