@@ -5,12 +5,10 @@ package engine
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -19,14 +17,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"google.golang.org/grpc/test/bufconn"
-
 	"github.com/felhom/felhom-agent/agent/internal/journal"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/plugin"
-	"github.com/felhom/felhom-agent/pkg/pve"
 	"github.com/felhom/felhom-agent/pkg/pve/pvetest"
+	"github.com/felhom/felhom-agent/pkg/pve/pvetest/wire"
 	"github.com/felhom/felhom-agent/plugins/pve/driver"
 )
 
@@ -254,30 +250,7 @@ func node(t *testing.T, rnd *rand.Rand, specs []pvetest.GuestSpec) (*pvetest.Sim
 		t.Fatal(err)
 	}
 	t.Cleanup(sim.Close)
-	certs, err := pvetest.NewCertificates("pve1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := bufconn.Listen(64 << 10)
-	srv := sim.Server()
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = srv.Serve(tls.NewListener(pvetest.Lasting(l), &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
-	}()
-	t.Cleanup(func() { _ = srv.Close(); <-served })
-	tok, err := pve.ParseToken("agent@pve!full=" + secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := pve.New(pve.Options{
-		URL: "https://pve1", CA: certs.CA, Token: tok,
-		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return l.DialContext(ctx) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
+	client := wire.Client(t, sim.Server(), "agent@pve!full="+secret)
 	d, err := driver.New(driver.Options{Client: client, Node: "pve1"})
 	if err != nil {
 		t.Fatal(err)

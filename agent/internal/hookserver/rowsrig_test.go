@@ -6,7 +6,6 @@ package hookserver
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +29,7 @@ import (
 	"github.com/felhom/felhom-agent/pkg/pve"
 	"github.com/felhom/felhom-agent/pkg/pve/pvetest"
 	"github.com/felhom/felhom-agent/pkg/pve/pvetest/hooktable"
+	"github.com/felhom/felhom-agent/pkg/pve/pvetest/wire"
 	"github.com/felhom/felhom-agent/plugins/pve/driver"
 )
 
@@ -139,15 +139,10 @@ func (noCache) Load(string) (plugin.Snapshot, error) {
 	return plugin.Snapshot{}, errors.New("nothing cached")
 }
 
-var certificates = sync.OnceValues(func() (*pvetest.Certificates, error) { return pvetest.NewCertificates("pve1") })
-
 // connect returns the agent's client of the node. Nobody else asks there, so
 // all that is no read is the agent's.
 func (r *rowRig) connect() *pve.Client {
 	r.t.Helper()
-	certs, err := certificates()
-	r.must(err)
-	l := bufconn.Listen(64 << 10)
 	srv := r.play.Sim().Server()
 	node := srv.Handler
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -156,16 +151,7 @@ func (r *rowRig) connect() *pve.Client {
 		}
 		node.ServeHTTP(w, req)
 	})
-	r.serve(srv, tls.NewListener(pvetest.Lasting(l), &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
-	tok, err := pve.ParseToken(token + "=" + secret)
-	r.must(err)
-	c, err := pve.New(pve.Options{
-		URL: "https://pve1", CA: certs.CA, Token: tok,
-		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return l.DialContext(ctx) },
-	})
-	r.must(err)
-	r.t.Cleanup(c.Close)
-	return c
+	return wire.Client(r.t, srv, token+"="+secret)
 }
 
 // listen serves hooks, to root alone, whom the kernel would name on a socket.
@@ -174,23 +160,19 @@ func (r *rowRig) listen() {
 	s, err := New(Options{Sink: r.eng, PeerUIDs: []int{0}})
 	r.must(err)
 	l := bufconn.Listen(4 << 10)
-	r.serve(&http.Server{
-		Handler: s.Handler(),
+	srv := &http.Server{
+		Handler: s.Handler(), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 			return context.WithValue(ctx, peerKey{}, peer{cred: &unix.Ucred{}})
 		},
-	}, l)
+	}
+	served := make(chan struct{})
+	go func() { defer close(served); _ = srv.Serve(l) }()
+	r.t.Cleanup(func() { _ = srv.Close(); <-served })
 	r.hooks = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return l.DialContext(ctx) },
 	}}
-}
-
-func (r *rowRig) serve(srv *http.Server, l net.Listener) {
-	srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	served := make(chan struct{})
-	go func() { defer close(served); _ = srv.Serve(l) }()
-	r.t.Cleanup(func() { _ = srv.Close(); <-served })
 }
 
 // delivery is a way of an event to the agent.

@@ -5,18 +5,14 @@ package torture
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/felhom/felhom-agent/agent/internal/engine"
 	"github.com/felhom/felhom-agent/agent/internal/fsys/fault"
@@ -29,6 +25,7 @@ import (
 	"github.com/felhom/felhom-agent/pkg/plugin"
 	"github.com/felhom/felhom-agent/pkg/pve"
 	"github.com/felhom/felhom-agent/pkg/pve/pvetest"
+	"github.com/felhom/felhom-agent/pkg/pve/pvetest/wire"
 	"github.com/felhom/felhom-agent/plugins/pve/driver"
 )
 
@@ -106,8 +103,6 @@ type life struct {
 	end context.CancelFunc
 }
 
-var certificates = sync.OnceValues(func() (*pvetest.Certificates, error) { return pvetest.NewCertificates("pve1") })
-
 var privileges = []string{
 	"VM.Audit", "VM.PowerMgmt", "VM.Allocate", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Options", "VM.Config.Network",
 	"VM.Config.Disk", "VM.Config.HWType", "VM.Config.Cloudinit", "SDN.Use", "Sys.Audit", "Datastore.AllocateSpace", "Sys.Modify",
@@ -132,39 +127,8 @@ func newWorld(t *testing.T, specs []pvetest.GuestSpec, seed uint64) *world {
 	}
 	w.sim = sim
 	t.Cleanup(sim.Close)
-	w.client = w.connect()
+	w.client = wire.Client(t, sim.Server(), user+"="+secret)
 	return w
-}
-
-// connect serves the node in process and returns a client of it.
-func (w *world) connect() *pve.Client {
-	w.t.Helper()
-	certs, err := certificates()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	l := bufconn.Listen(64 << 10)
-	srv := w.sim.Server()
-	srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = srv.Serve(tls.NewListener(pvetest.Lasting(l), &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
-	}()
-	w.t.Cleanup(func() { _ = srv.Close(); <-served })
-	tok, err := pve.ParseToken(user + "=" + secret)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	c, err := pve.New(pve.Options{
-		URL: "https://pve1", CA: certs.CA, Token: tok,
-		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return l.DialContext(ctx) },
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(c.Close)
-	return c
 }
 
 // hook is what the hookscript does: it tells the agent that runs, if one does.

@@ -8,10 +8,10 @@
 // were recorded to answer (package replay), and which hooks they were recorded
 // to run (package hooktable), decides how it behaves.
 //
-// A [Sim] is an [http.Handler]. In a test it is used through [Sim.Client],
-// which speaks over in-memory pipes and so works inside a testing/synctest
-// bubble, where hours pass in milliseconds; the command pvesim serves the
-// same Sim over TLS.
+// A [Sim] is an [http.Handler]. In a test it is used through [Sim.Pipe], or
+// with the client of package pve through package wire; both are in memory and
+// so work inside a testing/synctest bubble, where hours pass in milliseconds.
+// The command pvesim serves the same Sim over TLS.
 //
 // Guarantees: every wait is on a timer or a channel, never on a mutex, so
 // simulated time moves; no state is shared between two Sims; [Sim.Close]

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 )
@@ -56,32 +55,6 @@ func (p *Pipe) Close() {
 // Server returns an HTTP server for the Sim with pveproxy's habits.
 func (s *Sim) Server() *http.Server {
 	return &http.Server{Handler: s, IdleTimeout: keepAlive, ReadHeaderTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}
-}
-
-// Lasting returns l with connections that TLS may use again. A server ends its
-// wait for the next request by a deadline; some listeners in memory, such as
-// bufconn, call that an error that is not [os.ErrDeadlineExceeded], and TLS
-// gives such a connection up: each request would begin with a handshake.
-func Lasting(l net.Listener) net.Listener { return lasting{l} }
-
-type lasting struct{ net.Listener }
-
-func (l lasting) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return lastingConn{c}, nil
-}
-
-type lastingConn struct{ net.Conn }
-
-func (c lastingConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if te := net.Error(nil); errors.As(err, &te) && te.Timeout() {
-		err = os.ErrDeadlineExceeded
-	}
-	return n, err
 }
 
 // pipeListener is a net.Listener whose connections are pipes.

@@ -5,24 +5,20 @@ package driver
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/felhom/felhom-agent/pkg/guest"
 	"github.com/felhom/felhom-agent/pkg/plugin"
 	"github.com/felhom/felhom-agent/pkg/pve"
 	"github.com/felhom/felhom-agent/pkg/pve/pvetest"
+	"github.com/felhom/felhom-agent/pkg/pve/pvetest/wire"
 )
 
 const (
@@ -32,36 +28,17 @@ const (
 	secretBlind = "00000000-0000-0000-0000-000000000004"
 )
 
-// network is a connection in memory to one server. Unlike net.Pipe it has a
-// buffer, without which both ends of a TLS connection may wait for each other
-// when they close.
+// network is the way to the node.
 type network struct {
-	*bufconn.Listener
+	way  func(ctx context.Context, network, addr string) (net.Conn, error)
 	down atomic.Bool // makes every dial fail
 }
 
-func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	if n.down.Load() {
 		return nil, errors.New("connection refused")
 	}
-	return n.DialContext(ctx)
-}
-
-// serve serves h over TLS in memory until the test ends, and returns the
-// options of a client for it.
-func serve(t testing.TB, srv *http.Server) (pve.Options, *network) {
-	t.Helper()
-	certs, err := pvetest.NewCertificates("pve1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &network{Listener: bufconn.Listen(64 << 10)}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		_ = srv.Serve(tls.NewListener(pvetest.Lasting(l), &tls.Config{Certificates: []tls.Certificate{certs.TLS}}))
-	})
-	t.Cleanup(func() { _ = srv.Close(); wg.Wait() })
-	return pve.Options{URL: "https://pve1", CA: certs.CA, Dial: l.dial}, l
+	return n.way(ctx, network, addr)
 }
 
 // rig is a simulated node and a driver with all rights on it.
@@ -140,8 +117,10 @@ func newRig(t testing.TB, change func(*pvetest.Options, *Options)) *rig {
 	t.Cleanup(sim.Close)
 	r := &rig{t: t, sim: sim}
 	srv := sim.Server()
-	srv.Handler, srv.ErrorLog = r, log.New(io.Discard, "", 0)
-	r.opts, r.net = serve(t, srv)
+	srv.Handler = r
+	r.opts = wire.Serve(t, srv)
+	r.net = &network{way: r.opts.Dial}
+	r.opts.Dial = r.net.dial
 	r.Driver = r.driver("full", secretFull, do)
 	return r
 }
