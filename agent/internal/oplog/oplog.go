@@ -45,7 +45,8 @@ type Log struct {
 	bad bool // the last write failed, which was logged
 }
 
-// Open makes DIR/audit.log ready, with mode 0640.
+// Open makes DIR/audit.log ready, with mode 0640 less the umask: 0600 under the
+// shipped unit. What is rotated keeps the mode.
 func Open(dir string, log *slog.Logger) (*Log, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)

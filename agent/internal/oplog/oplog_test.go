@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"gopkg.in/natefinch/lumberjack.v2"
 
 	"github.com/felhom/felhom-agent/agent/internal/journal"
 	"github.com/felhom/felhom-agent/agent/internal/ledger"
@@ -67,5 +70,26 @@ func TestLineIsOneLine(t *testing.T) {
 	}}}
 	if line := Line(e); !strings.HasSuffix(line, ": a b c d 2Je [2Jf g\ufffdh\n") {
 		t.Errorf("%q", line)
+	}
+}
+
+func TestRotationKeepsTheMode(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o027))
+	dir := t.TempDir()
+	l, err := Open(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.out.(*lumberjack.Logger).Compress = false // by a goroutine that nobody can wait for
+	half := make([]byte, MaxMegabytes<<19)
+	for n := range 3 { // with the third it is rotated
+		if _, err := l.out.Write(half); err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(filepath.Join(dir, "audit.log"))
+		if err != nil || st.Mode() != 0o640 || (n == 2) != (st.Size() == int64(len(half)) && n > 0) {
+			t.Errorf("write %d: %v, %d bytes, %v", n, st.Mode(), st.Size(), err)
+		}
 	}
 }
