@@ -266,6 +266,31 @@ func TestRunTakesUpManyAtOnce(t *testing.T) {
 	}
 }
 
+// A helper that can only count its loss is noticed by that.
+func TestRunSeesWhatIsLost(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, ".x"), 0o700); err != nil { // in the way of the event x, while it is written
+		t.Fatal(err)
+	}
+	e := hook.New(101, guest.PreStart, "")
+	e.ID = "x"
+	resynced := make(chan int64)
+	s := Spool{Dir: dir, Sink: &sink{}, Resync: func(_ context.Context, n int64) error { resynced <- n; return nil }}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	for range 3 { // one after the other: each is noticed by itself
+		if err := hook.Spool(dir, e); err == nil {
+			t.Fatal("spooled")
+		}
+		if n := <-resynced; n != 1 {
+			t.Errorf("%d lost, want 1", n)
+		}
+	}
+}
+
 func TestRunTriesAgain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
