@@ -7,8 +7,9 @@
 //
 // It guarantees that a key which is missing or was deleted, a bucket that was
 // wiped and a server that cannot be reached are errors, never an empty set;
-// that the key is read again now and then whatever the watch says; and that a
-// report counts as told only when the stream has it.
+// that the key is read again now and then whatever the watch says; that a value
+// which was replaced already is not given again, whichever replica answers; and
+// that a report counts as told only when the stream has it.
 package driver
 
 import (
@@ -71,6 +72,7 @@ type Provider struct {
 	version string
 	log     *slog.Logger
 	back    chan struct{} // the connection is back
+	newest  newest
 
 	mu   sync.Mutex // guards what follows
 	conf *config

@@ -60,9 +60,13 @@ func doc(n int) plugin.File {
 	return plugin.File{Name: "a.toml", Data: fmt.Appendf(nil, "x = %d\n", n), Signatures: [][]byte{[]byte("signed\n")}}
 }
 
-func put(t *testing.T, kv jetstream.KeyValue, n int) {
+// put returns the revision that it makes.
+func put(t *testing.T, kv jetstream.KeyValue, n int) uint64 {
 	t.Helper()
 	must(t, natstest.Put(t.Context(), kv, key, doc(n)))
+	entry, err := kv.Get(t.Context(), key)
+	must(t, err)
+	return entry.Revision()
 }
 
 // watch runs a watch; the snapshots come one by one.
@@ -212,6 +216,37 @@ func TestWhatMayHappenToAServer(t *testing.T) {
 	until(t, snaps, "what was put after a wipe", has(6))
 	must(t, natstest.Put(t.Context(), kv, key))
 	until(t, snaps, "on purpose nothing", func(s plugin.Snapshot) bool { return s.Err == "" && len(s.Files) == 0 })
+}
+
+// A read is answered by any replica of the bucket, also by one that lags: what it
+// has is older than what was read before, and is not taken. Here the newest value
+// is taken out of the stream, which leaves a reader with the same sight.
+func TestReplicaThatLags(t *testing.T) {
+	s := natstest.Start(t, "")
+	js := s.JetStream()
+	var st jetstream.Stream
+	retry(t, func() (err error) { // a bucket as any, but for DenyDelete
+		st, err = js.CreateStream(t.Context(), jetstream.StreamConfig{
+			Name: "KV_felhom", Subjects: []string{"$KV.felhom.>"}, MaxMsgsPerSubject: 8, AllowDirect: true, AllowRollup: true,
+		})
+		return err
+	})
+	kv, err := js.KeyValue(t.Context(), "felhom")
+	must(t, err)
+	put(t, kv, 1)
+	snaps := watch(t, configured(t, s.URL(), "", nil))
+	until(t, snaps, "the first", has(1))
+	rev := put(t, kv, 2)
+	until(t, snaps, "the second", has(2))
+	must(t, st.DeleteMsg(t.Context(), rev))
+	until(t, snaps, "a refusal", func(s plugin.Snapshot) bool {
+		if has(1)(s) {
+			t.Fatal("the older set was given again")
+		}
+		return strings.Contains(s.Err, "older")
+	})
+	put(t, kv, 3)
+	until(t, snaps, "the third", has(3))
 }
 
 func TestServerThatIsAway(t *testing.T) {

@@ -81,6 +81,10 @@ func (p *Provider) read(ctx context.Context) (plugin.Snapshot, error) {
 	case err != nil:
 		return plugin.Snapshot{}, fmt.Errorf("key %s of bucket %s: %w", conf.key, conf.bucket, err)
 	}
+	err = p.newest.take(entry.Revision(), func() (time.Time, uint64, error) { return standing(ctx, kv) })
+	if err != nil {
+		return plugin.Snapshot{}, fmt.Errorf("key %s of bucket %s: %w", conf.key, conf.bucket, err)
+	}
 	snap, err := carry.Decode(entry.Value())
 	if err != nil {
 		return snap, fmt.Errorf("key %s of bucket %s, revision %d: %w", conf.key, conf.bucket, entry.Revision(), err)
@@ -131,9 +135,12 @@ func (p *Provider) followOnce(ctx context.Context, changed chan<- struct{}) erro
 			return ctx.Err()
 		case <-end.C:
 			return nil
-		case _, ok := <-w.Updates():
+		case entry, ok := <-w.Updates():
 			if !ok {
 				return errors.New("the watch was closed")
+			}
+			if entry != nil { // else: these were those that there were before
+				p.newest.heard(entry.Revision())
 			}
 			select {
 			case changed <- struct{}{}:
