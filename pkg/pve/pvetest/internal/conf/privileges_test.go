@@ -25,6 +25,7 @@ var roles = map[string]string{
 
 // TestPrivileges asks, for each key and role, what a real node answered.
 func TestPrivileges(t *testing.T) {
+	t.Parallel()
 	var table struct{ LXC, QEMU map[string]map[string][2]any }
 	if err := decode(testdata(t, "privileges/privileges.json.gz"), &table); err != nil {
 		t.Fatal(err)

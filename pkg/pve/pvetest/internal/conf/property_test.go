@@ -23,6 +23,7 @@ var notWritable = makeSet(`digest lxc meta parent snaptime vmstate runningmachin
 // TestWriteBack writes what each recorded config shows, unchanged: the config
 // must stay as it is (P6 rests on PVE doing so).
 func TestWriteBack(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []guest.Kind{guest.LXC, guest.QEMU} {
 		list, _ := recordedWrites(t, kind)
 		seen := make(map[string]bool)

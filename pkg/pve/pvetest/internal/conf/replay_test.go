@@ -78,6 +78,7 @@ func TestMain(m *testing.M) {
 
 // TestReplay makes every recorded write again and compares answer and config.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	lxc, broken1 := recordedWrites(t, guest.LXC)
 	qemu, broken2 := recordedWrites(t, guest.QEMU)
 	if n := broken1 + broken2; n != brokenRecords {
