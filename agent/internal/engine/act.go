@@ -41,6 +41,11 @@ func slotOf(kind plugin.ActionKind) string {
 // handle synced, then outcome synced. last is asked when it is the op's turn,
 // which may be long after it was planned; with an error nothing is sent.
 func (e *Engine) run(ctx context.Context, o *op.Op, last ...func(context.Context) error) (op.State, queue.Result) {
+	defer func(was op.State) {
+		if o.State == was {
+			e.takeBack(o, false)
+		}
+	}(o.State)
 	exec, err := e.opt.Executors.Executor(o.Kind)
 	if err != nil {
 		return o.State, queue.Result{Err: fmt.Errorf("guest %s: %s: %w", o.Guest, o.Kind, err)}
@@ -121,6 +126,9 @@ func (e *Engine) step(ctx context.Context, o *op.Op, next op.State, st ledger.St
 	o.State = next
 	if st.Handle != "" {
 		o.Handle = st.Handle
+	}
+	if st.From.InFlight() && (next == op.Retried || next == op.Abandoned) {
+		e.takeBack(o, true)
 	}
 	return nil
 }

@@ -184,7 +184,7 @@ func New(opt Options) (*Engine, error) {
 		return nil, err
 	}
 	e.queue = queue.New(queue.Options[guest.VMID]{
-		Bound: opt.QueueSize, MinBackoff: 500 * time.Millisecond, MaxBackoff: 2 * time.Minute,
+		Bound: opt.QueueSize, MinBackoff: minWait, MaxBackoff: maxWait,
 		Handle: e.handle, // it logs what fails
 	})
 	return e, nil
@@ -397,6 +397,12 @@ func (e *Engine) handle(ctx context.Context, id guest.VMID, it queue.Item) queue
 	}
 	return res
 }
+
+// minWait is the first of a growing delay, maxWait its last.
+const (
+	minWait = 500 * time.Millisecond
+	maxWait = 2 * time.Minute
+)
 
 // errWait makes a lane wait with growing delay; it is not worth a log line.
 var errWait = errors.New("waiting")

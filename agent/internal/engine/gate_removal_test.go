@@ -16,23 +16,35 @@ import (
 )
 
 // TestDestroyThatKeepsFailingEnds: a granted destroy whose steps achieve
-// nothing ends, and the guest's lane is free again.
+// nothing ends, and the guest's lane is free again. One whose steps meet a lock
+// each time ends with its own time.
 func TestDestroyThatKeepsFailingEnds(t *testing.T) {
-	for _, kind := range []plugin.ActionKind{plugin.Shutdown, plugin.Destroy} {
-		t.Run(string(kind), func(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		kind  plugin.ActionKind
+		meets plugintest.Behaviour
+		after time.Duration
+		state op.State
+		why   string
+	}{
+		{"shutdown without effect", plugin.Shutdown, plugintest.Behaviour{NoEffect: true}, 90 * time.Minute, op.Failed, "left alone after"},
+		{"shutdown and lock", plugin.Shutdown, weathers["its lock is taken"], 190 * time.Minute, op.Abandoned, "ask again"},
+		{"deletion and lock", plugin.Destroy, weathers["its lock is taken"], 190 * time.Minute, op.Abandoned, "ask again"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			gateBubble(t, func(r *rig, p *people) {
 				r.world.Script(func(a plugin.Action) plugintest.Behaviour {
-					if a.Kind != kind {
+					if a.Kind != tt.kind {
 						return plugintest.Behaviour{}
 					}
-					return plugintest.Behaviour{Outcome: &plugin.Outcome{Status: plugin.Retry, RetryAfter: 10 * time.Second, Message: "CT is locked"}}
+					return tt.meets
 				})
 				o := r.askDestroy()
 				if err := r.approve(p, o, alice); err != nil {
 					t.Fatal(err)
 				}
-				after(90 * time.Minute)
-				if got := r.op(o.ID); got.State != op.Failed || !strings.Contains(got.Message, "left alone after") {
+				after(tt.after)
+				if got := r.op(o.ID); got.State != tt.state || !strings.Contains(got.Message, tt.why) {
 					t.Errorf("the destroy is %s: %s", got.State, got.Message)
 				}
 			})

@@ -5,9 +5,9 @@ package engine
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
+	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/agent/internal/plan"
 	"github.com/felhom/felhom-agent/agent/internal/queue"
 	"github.com/felhom/felhom-agent/pkg/guest"
@@ -78,50 +78,38 @@ func (g *guards) guestState(id guest.VMID) string {
 		t.Count, clock(t.Until), id)
 }
 
-// mayAct says why an action is not carried out although it is planned. What
-// was carried out and is planned again has achieved nothing, and a guest that
-// has to be started again soon keeps going down: both count as a failure.
-func (e *Engine) mayAct(s sighting, a plan.Action) string {
+// mayAct says why an op is not carried out although it is planned, and for how
+// long where that is known. What was carried out and is planned again has
+// achieved nothing, and a guest that has to be started again soon keeps going
+// down: both count as a failure.
+func (e *Engine) mayAct(s sighting, o *op.Op, a plan.Action) (why string, wait time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	id, now, print := s.want.VMID, time.Now(), printOf(a)
+	id, now := s.want.VMID, time.Now()
 	if why := e.guards.guestState(id); why != "" {
-		return why
+		return why, 0
 	}
 	before := e.last[id]
-	soon := a.Kind == plugin.Start && !before.start.IsZero() && now.Sub(before.start) < e.guards.quiet
-	if before.print == print || soon {
-		e.guards.guest.Count(id)
-		if why := e.guards.guestState(id); why != "" {
-			return why
-		}
+	next := before.next(s, o, a)
+	if why, wait := before.weather(next.print, now); wait > 0 {
+		return why, wait
 	}
 	// The first adoption of a guest is no incident.
 	if s.led.Settled != "" && !e.guards.node.Want(id, len(e.want)) {
-		return e.guards.nodeState()
+		return e.guards.nodeState(), 0
 	}
-	next := attempt{print: print, config: s.obs.Config, start: before.start}
+	soon := a.Kind == plugin.Start && !before.start.IsZero() && now.Sub(before.start) < e.guards.quiet
+	if next.counted = before.print == next.print || soon; next.counted {
+		e.guards.guest.Count(id)
+		if why := e.guards.guestState(id); why != "" {
+			return why, 0
+		}
+	}
 	if a.Kind == plugin.Start {
 		next.start = now
 	}
 	e.last[id] = next
-	return ""
-}
-
-// attempt is the last thing carried out for a guest.
-type attempt struct {
-	print  string
-	config guest.Config // as it was seen before
-	start  time.Time    // of our last start
-}
-
-// printOf tells two actions apart.
-func printOf(a plan.Action) string {
-	parts := []string{string(a.Kind)}
-	for _, k := range sorted(a.Set) {
-		parts = append(parts, k+"="+a.Set[k])
-	}
-	return strings.Join(append(parts, a.Delete...), "\x00")
+	return "", 0
 }
 
 // failed counts a failure that an outcome told of. It is not counted again
@@ -143,7 +131,7 @@ func (e *Engine) converged(id guest.VMID) {
 
 func (e *Engine) unprint(id guest.VMID) {
 	if a, ok := e.last[id]; ok {
-		a.print = ""
+		a.print, a.vain = "", vain{}
 		e.last[id] = a
 	}
 }

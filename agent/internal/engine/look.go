@@ -278,18 +278,14 @@ func (e *Engine) inactive(want *desired.Guest) string {
 
 // act carries out one action of a guest's plan.
 func (e *Engine) act(ctx context.Context, s sighting, a plan.Action, asker string) queue.Result {
-	before := e.lastAttempt(s.want.VMID)
-	if why := e.mayAct(s, a); why != "" {
+	o := e.newOp(s, a, asker)
+	if why, wait := e.mayAct(s, o, a); why != "" {
 		v := e.makeView(s)
 		v.Note = why
 		e.setView(v)
-		return queue.Result{}
+		return queue.Result{Again: wait}
 	}
-	o := e.newOp(s, a, asker)
 	_, res := e.run(ctx, o, e.stillDue(s, o, a, false))
-	if o.State == "" { // not begun
-		e.putBackAttempt(s.want.VMID, before)
-	}
 	return soon(res)
 }
 

@@ -71,7 +71,7 @@ func (e *Engine) removal(ctx context.Context, id guest.VMID) (res queue.Result, 
 		return e.revoke(ctx, &o, op.Refused, err.Error()), true
 	}
 	for _, step := range []func(context.Context, sighting, *op.Op) (queue.Result, bool){
-		e.backUpFirst, e.enterQuarantine, e.shutDown, e.protect, e.waitOut,
+		e.inTime, e.backUpFirst, e.enterQuarantine, e.shutDown, e.protect, e.waitOut,
 	} {
 		if res, busy := step(ctx, s, &o); busy {
 			return res, true
@@ -147,20 +147,28 @@ func (e *Engine) revoke(ctx context.Context, o *op.Op, next op.State, why string
 
 // part runs one step of a destroy as an op of its own.
 func (e *Engine) part(ctx context.Context, s sighting, o *op.Op, a plan.Action) queue.Result {
-	before := e.lastAttempt(o.Guest.VMID)
-	if why := e.tooOften(s, a); why != "" {
-		return e.revoke(ctx, o, op.Failed, why)
-	}
 	p := e.newOp(s, a, o.Asker)
 	p.Parent = o.ID
+	switch why, wait := e.tooOften(s, p, a); {
+	case wait > 0:
+		return queue.Result{Again: wait}
+	case why != "":
+		return e.revoke(ctx, o, op.Failed, why)
+	}
 	state, res := e.run(ctx, p, e.stillPart(s, o))
 	if state == op.Succeeded {
 		return queue.Result{Again: lookAgain}
 	}
-	if p.State == "" { // not begun
-		e.putBackAttempt(o.Guest.VMID, before)
-	}
 	return soon(res)
+}
+
+// inTime ends what is past its time: a step that meets a lock each time would
+// otherwise be tried for ever.
+func (e *Engine) inTime(ctx context.Context, _ sighting, o *op.Op) (queue.Result, bool) {
+	if time.Now().After(o.NotAfter) {
+		return e.revoke(ctx, o, op.Abandoned, "the time for the deletion is over; ask again"), true
+	}
+	return queue.Result{}, false
 }
 
 // backUpFirst makes the backup that was asked for, and wants to see it.
@@ -240,15 +248,9 @@ func (e *Engine) protect(ctx context.Context, s sighting, o *op.Op) (queue.Resul
 }
 
 // waitOut lets the quarantine last.
-func (e *Engine) waitOut(ctx context.Context, s sighting, o *op.Op) (queue.Result, bool) {
+func (e *Engine) waitOut(_ context.Context, _ sighting, o *op.Op) (queue.Result, bool) {
 	left := time.Until(later(o.NotBefore, e.quarantinedAt(*o).Add(max(e.gate().Quarantine, signedQuarantine(*o)))))
-	switch {
-	case time.Now().After(o.NotAfter):
-		return e.revoke(ctx, o, op.Abandoned, "the time for the deletion is over; ask again"), true
-	case left > 0:
-		return queue.Result{Again: min(left, time.Minute)}, true
-	}
-	return queue.Result{}, false
+	return queue.Result{Again: min(left, time.Minute)}, left > 0
 }
 
 // signedQuarantine is how long the guest is kept at least by what was signed.
@@ -290,8 +292,10 @@ func (e *Engine) delete(ctx context.Context, s sighting, o *op.Op) queue.Result 
 	if err != nil {
 		return e.revoke(ctx, o, op.Refused, err.Error())
 	}
-	before := e.lastAttempt(o.Guest.VMID)
-	if why := e.tooOften(s, plan.Action{Kind: plugin.Destroy}); why != "" {
+	switch why, wait := e.tooOften(s, o, plan.Action{Kind: plugin.Destroy}); {
+	case wait > 0:
+		return queue.Result{Again: wait}
+	case why != "":
 		return e.revoke(ctx, o, op.Failed, why)
 	}
 	fresh := *o
@@ -303,9 +307,6 @@ func (e *Engine) delete(ctx context.Context, s sighting, o *op.Op) queue.Result 
 	fresh.Explains = nil // a guest that is still there after it should be as it was
 	e.logHead("about to destroy a guest", "guest", o.Guest.String(), "op", o.ID)
 	_, res := e.run(ctx, &fresh, e.stillToDelete(o, &fresh))
-	if fresh.State == o.State { // not begun
-		e.putBackAttempt(o.Guest.VMID, before)
-	}
 	return soon(res)
 }
 
@@ -361,16 +362,22 @@ func (e *Engine) logHead(msg string, attrs ...any) {
 	e.log.Warn(msg, append(attrs, "journal_seq", h.Seq, "journal_hash", h.Hash)...)
 }
 
-// tooOften stops a destroy whose steps achieve nothing.
-func (e *Engine) tooOften(s sighting, a plan.Action) string {
+// tooOften stops a destroy whose steps achieve nothing. With a wait its step is
+// only not to be tried yet.
+func (e *Engine) tooOften(s sighting, o *op.Op, a plan.Action) (why string, wait time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	id, print := s.want.VMID, printOf(a)
-	if e.last[id].print == print {
+	id := s.want.VMID
+	before := e.last[id]
+	next := before.next(s, o, a)
+	if why, wait := before.weather(next.print, time.Now()); wait > 0 {
+		return why, wait
+	}
+	if next.counted = before.print == next.print; next.counted {
 		e.guards.guest.Count(id)
 	}
-	e.last[id] = attempt{print: print, config: s.obs.Config, start: e.last[id].start}
-	return e.guards.guestState(id)
+	e.last[id] = next
+	return e.guards.guestState(id), 0
 }
 
 // quarantineView is how a guest in quarantine stands, if a document names it.

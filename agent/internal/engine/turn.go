@@ -14,7 +14,6 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/agent/internal/plan"
 	"github.com/felhom/felhom-agent/agent/internal/queue"
-	"github.com/felhom/felhom-agent/pkg/guest"
 )
 
 // An op may wait long for its turn, as while others' tasks run. What is below
@@ -109,20 +108,6 @@ func (e *Engine) record(ctx context.Context, o *op.Op) error {
 func (e *Engine) usedBy(id string, p ledger.Permit) bool {
 	o, _ := e.led.Op(id)
 	return o.Approval != nil && o.Approval.Permit && o.Approval.Hash == p.Hash
-}
-
-// putBackAttempt puts back what was noted of an attempt that was not begun: it is no
-// failure if the same is planned again.
-func (e *Engine) putBackAttempt(id guest.VMID, before attempt) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.last[id] = before
-}
-
-func (e *Engine) lastAttempt(id guest.VMID) attempt {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.last[id]
 }
 
 // soon is a look's result where something was not begun because things changed
