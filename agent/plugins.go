@@ -92,7 +92,7 @@ func providerSpec(c config.Config, p config.Provider, vendors []pluginhost.Spec,
 			s = v
 		}
 	}
-	s.Name = p.Name
+	s.Name, s.At = p.Name, p.At
 	if whole && slices.Contains(s.Kinds, plugin.KindProvider) {
 		s.Kinds = append([]plugin.Kind{plugin.KindProvider}, others(s)...)
 	} else {

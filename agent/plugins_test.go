@@ -33,7 +33,7 @@ func vendorOfBoth(t *testing.T, providers ...string) config.Config {
 		}
 	}
 	for _, p := range providers {
-		c.Providers = append(c.Providers, config.Provider{Name: p, Plugin: "acme"})
+		c.Providers = append(c.Providers, config.Provider{Name: p, Plugin: "acme", At: "agent.toml:" + p})
 	}
 	return c
 }
@@ -56,6 +56,9 @@ func TestPluginOfSeveralKinds(t *testing.T) {
 				}
 				if slices.Contains(s.Kinds, plugin.KindProvider) {
 					fed = append(fed, s.Name)
+					if s.At != "agent.toml:"+s.Name {
+						t.Errorf("%s is asked for at %q", s.Name, s.At)
+					}
 				}
 			}
 			if len(executors) != 1 || !slices.Equal(fed, providers) {

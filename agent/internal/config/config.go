@@ -155,6 +155,8 @@ type Provider struct {
 	Config json.RawMessage
 	// Secrets are handed to the plugin apart from Config, by their names.
 	Secrets map[string]Secret
+	// At is where the table begins: FILE:LINE.
+	At string
 }
 
 // Secret is where a secret is read from: exactly one of the fields.

@@ -136,11 +136,12 @@ nested = { b = [1, 2.5, "x"], a = true }
 			Window: time.Hour, Quarantine: 2 * time.Second, BackupAge: 48 * time.Hour, AssumeClock: true,
 		},
 		Providers: []Provider{
-			{Name: "local", Plugin: "dir", Threshold: 1},
+			{Name: "local", Plugin: "dir", Threshold: 1, At: "agent.toml:54"},
 			{
 				Name: "hub", Plugin: "hub", RequireSignature: true, Issuer: "hub@example.org", Threshold: 2, MaxAge: 72 * time.Hour,
 				Secrets: map[string]Secret{"token": {File: "/t"}, "key": {Credential: "hub-key"}},
 				Config:  []byte(`{"nested":{"a":true,"b":[1,2.5,"x"]},"retries":3,"url":"https://hub.example.org"}`),
+				At:      "agent.toml:57",
 			},
 		},
 		Notes: []string{

@@ -226,7 +226,7 @@ func firstLines(data []byte, n int) []byte {
 }
 
 func (r *reader) provider(t table, start int, seen map[string]bool) {
-	p := Provider{Threshold: 1}
+	p := Provider{Threshold: 1, At: fmt.Sprintf("%s:%d", r.file, start)}
 	read(r, t, "provider", providerSettings(), &p)
 	for _, s := range providerSettings()[:2] {
 		if _, ok := t.keys[s.key]; !ok {

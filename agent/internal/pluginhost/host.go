@@ -144,10 +144,10 @@ func New(o Options) (*Host, error) {
 // Set says which plugins there should be from now on. A plugin whose spec is
 // not among them is stopped, one whose spec changed is started anew, one that
 // was refused is looked at again, and the others run on. A spec that is wrong,
-// or that excludes one before it (the same name, action or the observer's
-// part), is refused alone, and its status says why.
+// or that excludes one before it (the same name, action, unit or the
+// observer's part), is refused alone, and its status says why.
 func (h *Host) Set(specs []Spec) error {
-	specs = settle(specs)
+	specs = h.opts.settle(specs)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ended {

@@ -44,7 +44,7 @@ func (l *processLauncher) start(ctx context.Context, s Spec) (*running, *instanc
 	if err != nil {
 		return nil, nil, err
 	}
-	if sock := l.unitSocket(s); sock != "" {
+	if sock := l.opts.unitSocket(s); sock != "" {
 		p, err := l.startUnit(ctx, sock, s, cfg)
 		return nil, p, err
 	}

@@ -4,6 +4,7 @@
 package pluginhost
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,6 +53,9 @@ type Spec struct {
 	Limits map[string]string
 	// Source is the file that a remedy should name, "" if there is none.
 	Source string
+	// At is where the configuration asks for this plugin, as FILE:LINE, "" if it
+	// does not.
+	At string `json:"-"` // a line that moves changes nothing
 	// Refused, if not empty, says why this plugin must not be started: what
 	// describes it could not be read.
 	Refused string
@@ -162,11 +166,11 @@ func (s Spec) fingerprint() (string, error) {
 }
 
 // settle refuses what excludes what came before it: a second plugin of one
-// name, for one action, or as the observer. The first one stands.
-func settle(specs []Spec) []Spec {
+// name, for one action, as the observer, or in one unit. The first one stands.
+func (o Options) settle(specs []Spec) []Spec {
 	out := slices.Clone(specs)
 	names, observer := map[string]bool{}, ""
-	actions := map[plugin.ActionKind]string{}
+	actions, units := map[plugin.ActionKind]string{}, map[string]Spec{}
 	for i := range out {
 		s := &out[i]
 		if names[s.Name] {
@@ -175,10 +179,13 @@ func settle(specs []Spec) []Spec {
 		}
 		names[s.Name] = true
 		if s.Refused == "" {
-			s.Refused = taken(*s, observer, actions)
+			s.Refused = cmp.Or(taken(*s, observer, actions), inUse(*s, units[o.unitSocket(*s)]))
 		}
 		if s.Refused != "" {
 			continue
+		}
+		if sock := o.unitSocket(*s); sock != "" {
+			units[sock] = *s
 		}
 		if slices.Contains(s.Kinds, plugin.KindObserver) {
 			observer = s.Name
@@ -201,6 +208,24 @@ func taken(s Spec, observer string, actions map[plugin.ActionKind]string) string
 		}
 	}
 	return ""
+}
+
+// inUse says that the unit of s runs another plugin, which has a name, already.
+func inUse(s, other Spec) string {
+	if other.Name == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s wants the unit %s, which runs one process: that of %s; remedy: "+
+		"copy %s under another name, with no kind but provider, enable the socket of that name and make it the plugin of %s",
+		place(s), unitName(s), place(other), s.Source, s.Name)
+}
+
+// place is a plugin's name, and where it is asked for.
+func place(s Spec) string {
+	if s.At == "" {
+		return s.Name
+	}
+	return s.Name + " (" + s.At + ")"
 }
 
 // unused makes a name out of one that is taken.

@@ -35,18 +35,22 @@ const (
 // unitSocket is the socket of the plugin's unit, "" if there is none: the
 // operator enables felhom-plugin@NAME.socket. First-party plugins are the
 // agent's own and have no unit.
-func (l *processLauncher) unitSocket(s Spec) string {
-	if l.opts.UnitDir == "" || s.Source == "" {
+func (o Options) unitSocket(s Spec) string {
+	if o.UnitDir == "" || s.Source == "" {
 		return ""
 	}
-	name := strings.TrimSuffix(filepath.Base(s.Source), ".toml")
-	path := filepath.Join(l.opts.UnitDir, name+".sock")
+	path := filepath.Join(o.UnitDir, manifestName(s)+".sock")
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode()&os.ModeSocket == 0 {
 		return ""
 	}
 	return path
 }
+
+func manifestName(s Spec) string { return strings.TrimSuffix(filepath.Base(s.Source), ".toml") }
+
+// unitName is the plugin's unit.
+func unitName(s Spec) string { return "felhom-plugin@" + manifestName(s) }
 
 // startUnit reaches a plugin through its unit's launcher, which checks and
 // executes it by itself: of the spec it is told nothing.
@@ -102,7 +106,7 @@ func (l *processLauncher) bringUpUnit(ctx context.Context, conn *carried, own *i
 	return &instance{
 		client: client, kinds: kinds, info: info, pid: reply.PID, isolation: IsolationUnit, exited: conn.over, health: r.health, stop: stop,
 		why: func() error {
-			return fmt.Errorf("its unit ended; remedy: journalctl -u %s", "felhom-plugin@"+strings.TrimSuffix(filepath.Base(s.Source), ".toml"))
+			return fmt.Errorf("its unit ended; remedy: journalctl -u %s", unitName(s))
 		},
 	}, nil
 }

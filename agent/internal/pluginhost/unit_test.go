@@ -183,6 +183,43 @@ func TestUnitMasksSecrets(t *testing.T) {
 	}
 }
 
+// TestTwoInOneUnit: a unit runs one process. The first has it, and of the second
+// it is said which that is, where both are asked for, and what to do.
+func TestTwoInOneUnit(t *testing.T) {
+	dir := shortDir(t)
+	path, err := self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest := vendor(t, dir, "good", sumOf(t, path))
+	likeSystemd(t, dir, manifest)
+	first, second := spec(t, "fleet", "good"), spec(t, "lab", "good")
+	first.Source, second.Source = manifest, manifest
+	first.At, second.At = "agent.toml:3", "agent.toml:7"
+	b := startBed(t, func(o *Options) { o.UnitDir, o.StartTimeout = dir, 5*time.Second }, first, second)
+	b.await(t, "fleet", Running)
+	st := b.await(t, "lab", Refused)
+	for _, word := range []string{"fleet", "agent.toml:3", "agent.toml:7", "felhom-plugin@acme", "remedy: ", manifest} {
+		if !strings.Contains(st.LastError, word) {
+			t.Errorf("no %q in %q", word, st.LastError)
+		}
+	}
+	// A line that moved is no reason for a new process; the first one's end is
+	// the second's turn.
+	pid := b.await(t, "fleet", Running).PID
+	first.At = "agent.toml:4"
+	if err := b.Set([]Spec{first}); err != nil {
+		t.Fatal(err)
+	}
+	if again := b.await(t, "fleet", Running); again.PID != pid {
+		t.Errorf("process %d for %d", again.PID, pid)
+	}
+	if err := b.Set([]Spec{second}); err != nil {
+		t.Fatal(err)
+	}
+	b.await(t, "lab", Running)
+}
+
 // Without a socket of its unit a vendor's plugin runs as the agent's user.
 func TestNoUnitIsTheProcessGroup(t *testing.T) {
 	b := startBed(t, func(o *Options) { o.UnitDir = shortDir(t) }, spec(t, "a", "good"))
