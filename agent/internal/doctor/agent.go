@@ -191,13 +191,24 @@ func spool(_ context.Context, env *Env) []Finding {
 	if err := unix.Statfs(dir, &st); err == nil && !spoolTypes[int64(st.Type)] {
 		out = append(out, one(Warn, "put it on a tmpfs, as the package does", "%s is not in memory: a hook may wait for a disk", dir)...)
 	}
-	if n := len(entries); n > 0 && env.Agent != nil {
+	if n := overdue(entries, env.Now); n > 0 && env.Agent != nil {
 		out = append(out, one(Warn, "journalctl -u felhom-agent", "%d events wait although the agent runs", n)...)
 	}
 	if out == nil {
 		return ok("%d events wait in %s", len(entries), dir)
 	}
 	return out
+}
+
+// overdue is how many entries a running agent would have taken by now. Every
+// helper leaves one, for a moment.
+func overdue(entries []hook.Entry, now time.Time) (n int) {
+	for _, e := range entries {
+		if e.Err != nil || now.Sub(time.Unix(0, e.Event.Time)) > 5*time.Second {
+			n++
+		}
+	}
+	return n
 }
 
 func plugins(_ context.Context, env *Env) []Finding {

@@ -25,6 +25,7 @@ import (
 	"github.com/felhom/felhom-agent/agent/internal/setup"
 	"github.com/felhom/felhom-agent/agent/internal/sysbus/bustest"
 	"github.com/felhom/felhom-agent/pkg/guest"
+	"github.com/felhom/felhom-agent/pkg/hook"
 	"github.com/felhom/felhom-agent/pkg/pve"
 	"github.com/felhom/felhom-agent/pkg/pve/pvetest"
 )
@@ -255,6 +256,20 @@ func TestChecks(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestEventsThatWait: each helper leaves an event for a moment; one that stays is
+// a sign of trouble.
+func TestEventsThatWait(t *testing.T) {
+	for age, want := range map[time.Duration]bool{0: false, time.Minute: true} {
+		env, _ := healthy(t)
+		must(t, hook.Spool(env.Config.Hook.Spool, hook.New(101, guest.PreStart, "")))
+		env.Now = time.Now().Add(age)
+		_, findings := worstOf(t.Context(), env, "spool")
+		if got := strings.Contains(fmt.Sprint(findings), "1 events wait although the agent runs"); got != want {
+			t.Errorf("after %s: %v", age, findings)
+		}
 	}
 }
 
