@@ -42,15 +42,19 @@ type Guest struct {
 	HeldAt   time.Time `json:"held_at,omitzero"`
 	Released time.Time `json:"released,omitzero"`
 	Paused   bool      `json:"paused,omitempty"`
-	// Phase is the last hook phase seen, at PhaseAt by the agent's clock.
-	Phase   guest.Phase `json:"phase,omitempty"`
-	PhaseAt time.Time   `json:"phase_at,omitzero"`
+	// Phase is the last hook phase seen, at PhaseAt by the host's clock. Of this
+	// and what follows PhaseEvent and its like are the ids of the hook events.
+	Phase      guest.Phase `json:"phase,omitempty"`
+	PhaseAt    time.Time   `json:"phase_at,omitzero"`
+	PhaseEvent string      `json:"phase_event,omitempty"`
 	// StartedAt is when a hook of its last start ran.
-	StartedAt time.Time `json:"started_at,omitzero"`
+	StartedAt    time.Time `json:"started_at,omitzero"`
+	StartedEvent string    `json:"started_event,omitempty"`
 	// StopAsked is when somebody asked for the stop that is under way or was
 	// the last: the time of its pre-stop. Zero after a start, and when the
 	// guest went down by itself.
 	StopAsked time.Time `json:"stop_asked,omitzero"`
+	StopEvent string    `json:"stop_event,omitempty"`
 	// ForceStop is set once a clean shutdown of ours failed.
 	ForceStop bool `json:"force_stop,omitempty"`
 	// HARequested is the run state requested from the HA stack at HARevision.
@@ -205,7 +209,8 @@ func (l *Ledger) apply(r Record, at time.Time) error {
 		l.held(r.Held, at)
 	case TypeReleased:
 		g := l.guest(r.Released.VMID)
-		g.Released, g.StopAsked, g.Held = at, time.Time{}, ""
+		g.Released, g.Held = at, ""
+		g.stopAsked(moment{})
 	case TypePaused:
 		if r.Paused.VMID == 0 {
 			l.s.Paused = r.Paused.On
@@ -233,7 +238,9 @@ func (l *Ledger) boot(id string) {
 	}
 	if l.s.Boot != "" {
 		for _, g := range l.s.Guests {
-			g.Phase, g.PhaseAt, g.StartedAt, g.StopAsked = "", time.Time{}, time.Time{}, time.Time{}
+			g.phase("", moment{})
+			g.started(moment{})
+			g.stopAsked(moment{})
 		}
 	}
 	l.s.Boot = id
@@ -258,28 +265,7 @@ func (l *Ledger) event(ev *hook.Event) {
 		delete(l.seen, l.s.Events[0])
 		l.s.Events = slices.Delete(l.s.Events, 0, 1)
 	}
-	l.guest(ev.VMID).event(ev.Phase, time.Unix(0, ev.Time))
-}
-
-// event takes in a hook's phase. From the spool one may come that is older than
-// one that came by the socket: it counts for what it tells and is not the last.
-func (g *Guest) event(phase guest.Phase, at time.Time) {
-	switch phase {
-	case guest.PreStop:
-		if at.After(g.StartedAt) && at.After(g.StopAsked) {
-			g.StopAsked = at
-		}
-	case guest.PreStart, guest.PostStart:
-		if at.After(g.StartedAt) {
-			g.StartedAt = at
-		}
-		if !g.StopAsked.After(at) {
-			g.StopAsked = time.Time{}
-		}
-	}
-	if !at.Before(g.PhaseAt) {
-		g.Phase, g.PhaseAt = phase, at
-	}
+	l.guest(ev.VMID).event(ev.Phase, moment{time.Unix(0, ev.Time), ev.ID})
 }
 
 // held notes a hold's beginning or end. With its end the stop that it was
@@ -287,7 +273,7 @@ func (g *Guest) event(phase guest.Phase, at time.Time) {
 func (l *Ledger) held(h *Held, at time.Time) {
 	g := l.guest(h.VMID)
 	if h.Why == "" && g.StopAsked.Before(g.HeldAt) {
-		g.StopAsked = time.Time{}
+		g.stopAsked(moment{})
 	}
 	g.Held, g.HeldAt = h.Why, at
 }

@@ -41,6 +41,15 @@ func event(id string, p guest.Phase, at int64) Record {
 	return Record{Type: TypeEvent, Event: &hook.Event{ID: id, VMID: 101, Phase: p, Time: at * 1e9}}
 }
 
+const boot1 = "b5e7a9c0-0000-4000-8000-000000000001"
+
+// bootEvent is an event as the hook helper makes it.
+func bootEvent(boot string, mono, at int64, p guest.Phase) Record {
+	r := event(fmt.Sprintf("%s.%020d.%d", boot, mono, 9000-mono), p, at)
+	r.Event.Boot = boot
+	return r
+}
+
 func intent(id string, kind plugin.ActionKind) Record {
 	return Record{Type: TypeOp, Op: &op.Op{ID: id, Guest: ct, Kind: kind, State: op.Intent, Asker: op.Reconciler}}
 }
@@ -117,25 +126,32 @@ func TestOrderOfArrivalDoesNotMatter(t *testing.T) {
 		"a stop, a start, a crash": {guest.PreStop, guest.PostStop, guest.PreStart, guest.PostStart, guest.PostStop},
 		"two stops":                {guest.PreStop, guest.PostStop, guest.PostStart, guest.PreStop, guest.PostStop},
 	} {
-		var events []Record
+		var events, setBack []Record
 		for i, phase := range story {
 			events = append(events, event(fmt.Sprint("e", i), phase, int64(10+i)))
+			setBack = append(setBack, bootEvent(boot1, int64(i), int64(100-i), phase))
 		}
-		want := New()
-		if err := play(t, want, events...); err != nil {
+		anyOrder(t, name, events)
+		anyOrder(t, name+", the clock is set back all the time", setBack)
+	}
+}
+
+func anyOrder(t *testing.T, name string, events []Record) {
+	t.Helper()
+	want := New()
+	if err := play(t, want, events...); err != nil {
+		t.Fatal(err)
+	}
+	for order := range permutations(len(events)) {
+		got, shuffled := New(), []Record{}
+		for _, i := range order {
+			shuffled = append(shuffled, events[i])
+		}
+		if err := play(t, got, shuffled...); err != nil {
 			t.Fatal(err)
 		}
-		for order := range permutations(len(events)) {
-			got, shuffled := New(), []Record{}
-			for _, i := range order {
-				shuffled = append(shuffled, events[i])
-			}
-			if err := play(t, got, shuffled...); err != nil {
-				t.Fatal(err)
-			}
-			if d := cmp.Diff(want.Guest(101), got.Guest(101)); d != "" {
-				t.Errorf("%s, in the order %v (-in order +so):\n%s", name, order, d)
-			}
+		if d := cmp.Diff(want.Guest(101), got.Guest(101)); d != "" {
+			t.Errorf("%s, in the order %v (-in order +so):\n%s", name, order, d)
 		}
 	}
 }
@@ -156,6 +172,36 @@ func permutations(n int) iter.Seq[[]int] {
 			return true
 		}
 		extend(nil)
+	}
+}
+
+// TestOrderOfEvents: of one boot's events the ids tell which came first, for
+// somebody may set the clock in between.
+func TestOrderOfEvents(t *testing.T) {
+	const boot, other, unknown = boot1, "b5e7a9c0-0000-4000-8000-000000000002", "00000000-0000-0000-0000-000000000000"
+	ev := bootEvent
+	for _, tt := range []struct {
+		name       string
+		have, then Record
+		counts     bool
+	}{
+		{"one after the other", ev(boot, 9, 10, guest.PostStart), ev(boot, 10, 11, guest.PreStop), true},
+		{"the clock was set back since", ev(boot, 9, 5000, guest.PostStart), ev(boot, 10, 11, guest.PreStop), true},
+		{"from the spool", ev(boot, 10, 11, guest.PostStart), ev(boot, 9, 10, guest.PreStop), false},
+		{"from the spool, and the clock was set back since", ev(boot, 10, 11, guest.PostStart), ev(boot, 9, 5000, guest.PreStop), false},
+		{"of another boot and later", ev(boot, 10, 11, guest.PostStart), ev(other, 9, 12, guest.PreStop), true},
+		{"of another boot and earlier", ev(boot, 9, 11, guest.PostStart), ev(other, 10, 10, guest.PreStop), false},
+		{"of a boot that is not known, and later", ev(unknown, 10, 11, guest.PostStart), ev(unknown, 9, 12, guest.PreStop), true},
+		{"of a boot that is not known, and earlier", ev(unknown, 9, 11, guest.PostStart), ev(unknown, 10, 10, guest.PreStop), false},
+	} {
+		l := New()
+		if err := play(t, l, tt.have, tt.then); err != nil {
+			t.Fatal(err)
+		}
+		g := l.Guest(101)
+		if got := g.Phase == guest.PreStop; got != tt.counts || got != !g.StopAsked.IsZero() || got != g.PhaseAt.Equal(time.Unix(0, tt.then.Event.Time)) {
+			t.Errorf("%s: phase %s at %s, stop asked %s", tt.name, g.Phase, g.PhaseAt, g.StopAsked)
+		}
 	}
 }
 
