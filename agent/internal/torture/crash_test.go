@@ -189,6 +189,11 @@ func finish(w *world, j job) (v Verdict) {
 		w.order(j)
 		time.Sleep(j.takes())
 	}
+	return w.conclude(j)
+}
+
+// conclude judges all there is when a job should be over, and stops the agent.
+func (w *world) conclude(j job) (v Verdict) {
 	v = w.judge(true)
 	v.Add("plan", w.judgeConverged())
 	v.Add("end", j.judgeEnd(w))

@@ -37,33 +37,16 @@ func meanwhiles() (out []meanwhile) {
 
 func lockOnce(t *testing.T, j job, m meanwhile) (v Verdict) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, j.specs(), 1)
-		f := j.faulty(reply{kind: pvetest.FaultDelay, delay: m.delay})
-		if _, err := w.sim.Inject(f); err != nil {
-			t.Fatal(err)
-		}
-		w.mustStart(nil)
-		j.begin(w)
-		for end := time.Now().Add(j.takes()); len(w.sim.Faults()) > 0; time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatal("the request was never sent")
-			}
-		}
+		w := j.beginFaulty(t, reply{kind: pvetest.FaultDelay, delay: m.delay}, broken{})
+		w.awaitSending(j, 10*time.Millisecond)
 		if err := w.sim.SetLock(101, "backup"); err != nil {
 			t.Fatal(err)
 		}
 		unlock := time.AfterFunc(m.held, func() { _ = w.sim.SetLock(101, "") })
 		defer unlock.Stop()
-		if m.restart > 0 {
-			time.Sleep(m.restart)
-			w.bury(cutter("kill"))
-			w.mustStart(nil)
-		}
+		w.restartAfter(m.restart)
 		time.Sleep(m.held + j.takes())
-		v = w.judge(true)
-		v.Add("plan", w.judgeConverged())
-		v.Add("end", j.judgeEnd(w))
-		w.stop()
+		v = w.conclude(j)
 	})
 	return v
 }

@@ -58,33 +58,52 @@ func (j job) faulty(r reply) pvetest.Fault {
 
 func loseOnce(t *testing.T, j job, r reply, b broken) (v Verdict) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, j.specs(), 1)
-		w.broken = b
-		if _, err := w.sim.Inject(j.faulty(r)); err != nil {
-			t.Fatal(err)
-		}
-		w.mustStart(nil)
-		j.begin(w)
+		w := j.beginFaulty(t, r, b)
 		if j.what == "destroy" { // which is long after the beginning
-			for end := time.Now().Add(j.takes()); len(w.sim.Faults()) > 0 && time.Now().Before(end); {
-				time.Sleep(time.Second)
-			}
+			w.awaitSending(j, time.Second)
 		}
-		if r.restart > 0 {
-			time.Sleep(r.restart)
-			w.bury(cutter("kill"))
-			w.mustStart(nil)
-		}
+		w.restartAfter(r.restart)
 		time.Sleep(j.takes())
-		if n := len(w.sim.Faults()); n > 0 {
-			t.Errorf("the fault did not happen: %+v", w.sim.Faults())
+		if left := w.sim.Faults(); len(left) > 0 {
+			t.Errorf("the fault did not happen: %+v", left)
 		}
-		v = w.judge(true)
-		v.Add("plan", w.judgeConverged())
-		v.Add("end", j.judgeEnd(w))
-		w.stop()
+		v = w.conclude(j)
 	})
 	return v
+}
+
+// beginFaulty begins a job whose call a node treats as r says.
+func (j job) beginFaulty(t *testing.T, r reply, b broken) *world {
+	t.Helper()
+	w := newWorld(t, j.specs(), 1)
+	w.broken = b
+	if _, err := w.sim.Inject(j.faulty(r)); err != nil {
+		t.Fatal(err)
+	}
+	w.mustStart(nil)
+	j.begin(w)
+	return w
+}
+
+// awaitSending looks every so often whether the faulty call was made, and returns when it was.
+func (w *world) awaitSending(j job, every time.Duration) {
+	w.t.Helper()
+	for end := time.Now().Add(j.takes()); len(w.sim.Faults()) > 0; time.Sleep(every) {
+		if time.Now().After(end) {
+			w.t.Fatal("the request was never sent")
+		}
+	}
+}
+
+// restartAfter kills the agent after so long and begins a new one; after 0 it lives on.
+func (w *world) restartAfter(d time.Duration) {
+	w.t.Helper()
+	if d == 0 {
+		return
+	}
+	time.Sleep(d)
+	w.bury(cutter("kill"))
+	w.mustStart(nil)
 }
 
 // TestTortureLostReplies loses the answer to each kind of sending in each way.
