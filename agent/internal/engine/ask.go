@@ -157,6 +157,9 @@ func (e *Engine) takeOrder(ctx context.Context, s sighting, o *op.Op, a gated, q
 	next := op.Planned
 	if o.Gated() {
 		next = op.Awaiting
+		if err := e.roomToAsk(o.Guest.VMID); err != nil {
+			return err
+		}
 		if err := e.request(s, o, a, q.As); err != nil {
 			return err
 		}

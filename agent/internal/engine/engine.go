@@ -325,6 +325,7 @@ func (e *Engine) resyncLoop(ctx context.Context) error {
 		if err := e.observeNode(ctx); err == nil {
 			e.lookAll(e.managed(), "resync")
 		}
+		e.endUnsigned(ctx)
 		e.awake.end()
 		timer := time.NewTimer(e.resyncDelay())
 		select {
