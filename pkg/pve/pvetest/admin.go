@@ -135,14 +135,10 @@ func (s *Sim) adminGuest(w http.ResponseWriter, r *http.Request) {
 func (s *Sim) order(r *http.Request, kind guest.Kind, vmid int, o guestOrder) (string, error) {
 	op, ctx := s.Operator(kind), r.Context()
 	switch action := r.PathValue("action"); action {
-	case "start":
-		return op.Start(ctx, vmid)
-	case "stop":
-		return op.Stop(ctx, vmid)
+	case "start", "stop", "reboot":
+		return op.Power(ctx, vmid, action)
 	case "shutdown":
 		return op.Shutdown(ctx, vmid, time.Duration(o.Timeout)*time.Second, o.Force)
-	case "reboot":
-		return op.Reboot(ctx, vmid)
 	case "set":
 		return "", op.Set(ctx, vmid, o.Params)
 	case "unlock":

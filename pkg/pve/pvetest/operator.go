@@ -84,6 +84,16 @@ func (o Operator) Reboot(ctx context.Context, vmid int) (string, error) {
 	return o.power(ctx, vmid, "reboot", nil)
 }
 
+// Power is start, stop, shutdown or reboot, by its name and as it is without
+// options.
+func (o Operator) Power(ctx context.Context, vmid int, action string) (string, error) {
+	switch action {
+	case "start", "stop", "shutdown", "reboot":
+		return o.power(ctx, vmid, action, nil)
+	}
+	return "", fmt.Errorf("pvetest: %q is none of start, stop, shutdown and reboot", action)
+}
+
 // power calls the API's own code for the action as root@pam and waits for
 // its task; the string is the task's log.
 func (o Operator) power(ctx context.Context, vmid int, action string, in schema.Values) (string, error) {

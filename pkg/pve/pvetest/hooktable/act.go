@@ -101,18 +101,11 @@ func (x *Replay) command(ctx context.Context, a Act) error {
 // shows in the phases and the state.
 func (x *Replay) tool(ctx context.Context, f []string) {
 	op, vmid := x.sim.Operator(x.row.Kind), int(x.row.VMID())
-	switch f[1] {
-	case "start":
-		_, _ = op.Start(ctx, vmid)
-	case "stop":
-		_, _ = op.Stop(ctx, vmid)
-	case "shutdown":
-		_, _ = op.Shutdown(ctx, vmid, 0, false)
-	case "reboot":
-		_, _ = op.Reboot(ctx, vmid)
-	case "set":
+	if f[1] == "set" {
 		_ = op.Set(ctx, vmid, map[string]string{strings.TrimPrefix(f[3], "--"): f[4]})
+		return
 	}
+	_, _ = op.Power(ctx, vmid, f[1])
 }
 
 // race starts a guest that powers itself off as soon as it reads as stopped.

@@ -148,14 +148,6 @@ func (r *runner) operator(ctx context.Context, cmd string, f []string) error {
 	}
 	op := r.sim.Operator(kind)
 	switch f[0] {
-	case "start":
-		_, err = op.Start(ctx, vmid)
-	case "stop":
-		_, err = op.Stop(ctx, vmid)
-	case "shutdown":
-		_, err = op.Shutdown(ctx, vmid, 0, false)
-	case "reboot":
-		_, err = op.Reboot(ctx, vmid)
 	case "unlock":
 		err = op.Unlock(vmid)
 	case "set":
@@ -164,7 +156,7 @@ func (r *runner) operator(ctx context.Context, cmd string, f []string) error {
 			err = op.Set(ctx, vmid, vals)
 		}
 	default:
-		err = fmt.Errorf("no such order: %s %s", cmd, f[0])
+		_, err = op.Power(ctx, vmid, f[0])
 	}
 	return err
 }
