@@ -82,59 +82,102 @@ func (b *Bed) withAgent(ctx context.Context, more, words string) (told string, e
 	if err != nil {
 		return "", err
 	}
-	work := filepath.Join(b.env.Dir, "a")
-	if err := layOut(work); err != nil {
-		return "", err
-	}
-	run := func(name string, args ...string) (string, error) {
-		cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
-		cmd.Env = append(os.Environ(), "PVESIM_DIR="+filepath.Join(work, "pve"))
-		out, err := cmd.CombinedOutput()
-		return string(out), err
-	}
-	stopNode, err := background(ctx, work, "node", filepath.Join(bin, "pvesim"), "--dir", work+"/pve", "--guests", work+"/guests.toml", "--listen", "127.0.0.1:0", "--pve", "9")
+	n := node{bed: b, bin: bin, work: filepath.Join(b.env.Dir, "a"), more: more}
+	stopNode, err := n.start(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, stopNode()) }()
-	if err := b.until(ctx, func() bool { _, err := run("pvesim", "pct", "list"); return err == nil }); err != nil {
-		return "", fmt.Errorf("the node: %w", err)
-	}
-	if err := configure(work, bin, "observe", more); err != nil {
+	if err := n.configure("observe"); err != nil {
 		return "", err
 	}
-	stopAgent, err := background(ctx, work, "agent", filepath.Join(bin, "felhom-agent"), "run", "--config", work+"/agent.toml")
+	stopAgent, err := n.background(ctx, "felhom-agent", "run", "--config", n.config())
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, stopAgent()) }()
+	if told, err = n.told(ctx, words); err != nil { // every source has been heard
+		return "", err
+	}
+	if err := n.enforce(ctx); err != nil {
+		return "", err
+	}
+	return told, n.goodServed(ctx)
+}
+
+// node is a simulated node and an agent on it, as processes.
+type node struct {
+	bed       *Bed
+	bin, work string
+	more      string // of the agent's configuration
+}
+
+func (n node) config() string { return filepath.Join(n.work, "agent.toml") }
+
+// start lays the directory out and starts the node; stop ends it.
+func (n node) start(ctx context.Context) (stop func() error, err error) {
+	if err := layOut(n.work); err != nil {
+		return nil, err
+	}
+	stop, err = n.background(ctx, "pvesim", "--dir", n.work+"/pve", "--guests", n.work+"/guests.toml", "--listen", "127.0.0.1:0", "--pve", "9")
+	if err != nil {
+		return nil, err
+	}
+	err = n.bed.until(ctx, func() bool { _, err := n.run(ctx, "pvesim", "pct", "list"); return err == nil })
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the node: %w", err), stop())
+	}
+	return stop, nil
+}
+
+// run runs a program to its end and returns what it printed.
+func (n node) run(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(n.bin, name), args...)
+	cmd.Env = append(os.Environ(), "PVESIM_DIR="+filepath.Join(n.work, "pve"))
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// told waits for these words in the agent's status, and returns their line.
+func (n node) told(ctx context.Context, words string) (line string, err error) {
 	status := ""
-	err = b.until(ctx, func() bool { // every source has been heard
-		status, _ = run("felhom-agent", "status", "--config", work+"/agent.toml")
-		told = lineWith(status, words)
-		return told != ""
+	err = n.bed.until(ctx, func() bool {
+		status, _ = n.run(ctx, "felhom-agent", "status", "--config", n.config())
+		line = lineWith(status, words)
+		return line != ""
 	})
 	if err != nil {
 		return "", fmt.Errorf("%q is not in the status: %w; it is:\n%s", words, err, status)
 	}
-	if err := configure(work, bin, "enforce", more); err != nil {
-		return "", err
+	return line, nil
+}
+
+// enforce lets an agent act that has only watched.
+func (n node) enforce(ctx context.Context) error {
+	if err := n.configure("enforce"); err != nil {
+		return err
 	}
-	if out, err := run("felhom-agent", "reload", "--config", work+"/agent.toml"); err != nil {
-		return "", fmt.Errorf("reload: %w: %s", err, out)
+	if out, err := n.run(ctx, "felhom-agent", "reload", "--config", n.config()); err != nil {
+		return fmt.Errorf("reload: %w: %s", err, out)
 	}
-	err = b.until(ctx, func() bool {
-		conf, _ := run("pvesim", "pct", "config", "102")
+	return nil
+}
+
+// goodServed waits for what the good source wants, and sees to it that the bad
+// one got nothing.
+func (n node) goodServed(ctx context.Context) error {
+	err := n.bed.until(ctx, func() bool {
+		conf, _ := n.run(ctx, "pvesim", "pct", "config", "102")
 		return strings.Contains(conf, "cores: 2\n")
 	})
 	if err != nil {
-		return "", fmt.Errorf("the good source's guest is not as it is wanted: %w", err)
+		return fmt.Errorf("the good source's guest is not as it is wanted: %w", err)
 	}
-	conf, err := run("pvesim", "pct", "config", "101")
+	conf, err := n.run(ctx, "pvesim", "pct", "config", "101")
 	if err == nil && !strings.Contains(conf, "cores: 1\n") {
 		err = fmt.Errorf("guest 101 was changed:\n%s", conf)
 	}
-	return told, err
+	return err
 }
 
 func (b *Bed) agentBin() (string, error) {
@@ -168,42 +211,45 @@ func layOut(work string) error {
 	return err
 }
 
-func configure(work, bin, mode, more string) error {
-	url, err := os.ReadFile(filepath.Join(work, "pve/url"))
+func (n node) configure(mode string) error {
+	url, err := os.ReadFile(filepath.Join(n.work, "pve/url"))
 	if err != nil {
 		return err
 	}
-	text := strings.NewReplacer("MODE", mode, "WORK", work, "UID", fmt.Sprint(os.Getuid()), "BIN", bin, "URL", strings.TrimSpace(string(url))).
-		Replace(agentConfig + more)
-	return os.WriteFile(filepath.Join(work, "agent.toml"), []byte(text), 0o600)
+	text := strings.NewReplacer("MODE", mode, "WORK", n.work, "UID", fmt.Sprint(os.Getuid()), "BIN", n.bin, "URL", strings.TrimSpace(string(url))).
+		Replace(agentConfig + n.more)
+	return os.WriteFile(n.config(), []byte(text), 0o600)
 }
 
 // background starts a program whose output goes to NAME.log; stop ends it.
-func background(ctx context.Context, work, name, path string, args ...string) (stop func() error, err error) {
-	log, err := os.Create(filepath.Join(work, name+".log"))
+func (n node) background(ctx context.Context, name string, args ...string) (stop func() error, err error) {
+	log, err := os.Create(filepath.Join(n.work, name+".log"))
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, path, args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(n.bin, name), args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
-	return func() error {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		kill := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-		err := cmd.Wait()
-		if !kill.Stop() {
-			return errors.Join(fmt.Errorf("%s does not end when asked to", name), log.Close())
-		}
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			err = nil // how it ends is another test's
-		}
-		return errors.Join(err, log.Close())
-	}, nil
+	return func() error { return errors.Join(end(cmd), log.Close()) }, nil
+}
+
+// end asks a program to end and waits until it has. How it ends is another
+// test's.
+func end(cmd *exec.Cmd) error {
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	kill := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	err := cmd.Wait()
+	if !kill.Stop() {
+		return fmt.Errorf("%s does not end when asked to", filepath.Base(cmd.Path))
+	}
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
+		return nil
+	}
+	return err
 }
 
 func lineWith(text, words string) string {
