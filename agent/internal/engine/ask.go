@@ -226,13 +226,7 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 		return queue.Result{Done: o.State}
 	}
 	s, err := e.inspect(ctx, id)
-	if err != nil {
-		return queue.Result{Again: 2 * time.Second}
-	}
-	if why := e.notNow(s); why != "" {
-		return queue.Result{Again: 2 * time.Second}
-	}
-	if unreadable(s) && time.Now().Before(worthUntil(o)) {
+	if err != nil || e.notNow(s) != "" || unreadable(s) && time.Now().Before(worthUntil(o)) {
 		return queue.Result{Again: 2 * time.Second}
 	}
 	if why := e.heldBack(s, o); why != "" {
@@ -251,28 +245,30 @@ func (e *Engine) carryOrder(ctx context.Context, id guest.VMID, o op.Op) queue.R
 		return e.abandon(ctx, o.ID, why.Error())
 	}
 	if o.Gated() {
-		allowed, err := e.allow(ctx, s, fresh, a)
-		if errors.Is(err, errKeys) { // which says nothing against the approval
-			return queue.Result{Again: 10 * time.Second, Idle: true}
-		}
-		if err != nil || !allowed {
-			return queue.Result{Done: fresh.State, Err: err}
-		}
-		if o.Kind == plugin.Destroy {
-			return e.grant(ctx, fresh, a)
+		if res, yes := e.mayGo(ctx, s, fresh, a); !yes {
+			return res
 		}
 	}
 	state, res := e.run(ctx, fresh, e.stillSo(id, fresh, a))
-	switch {
-	case errors.Is(res.Err, plugin.ErrUnsupported) && !state.InFlight() && !state.Ended():
-		return e.notBegun(ctx, o.ID, res.Err)
-	case state == op.Intent, state == op.Started, state == op.Retried, errors.Is(res.Err, errStale):
-		return queue.Result{Again: max(res.Again, 500*time.Millisecond)}
-	case state == op.Planned, state == op.Awaiting:
-		return e.notBegun(ctx, o.ID, res.Err)
+	if errors.Is(res.Err, errStale) {
+		return queue.Result{Again: 500 * time.Millisecond}
 	}
-	e.queue.Look(id, "op ended")
-	return queue.Result{Done: state}
+	return e.carried(ctx, fresh, state, res)
+}
+
+// mayGo tells whether what needs a signature goes out now, and if not what
+// becomes of its place. A destroy does not: it is granted.
+func (e *Engine) mayGo(ctx context.Context, s sighting, o *op.Op, a gated) (queue.Result, bool) {
+	allowed, err := e.allow(ctx, s, o, a)
+	switch {
+	case errors.Is(err, errKeys): // which says nothing against the approval
+		return queue.Result{Again: 10 * time.Second, Idle: true}, false
+	case err != nil, !allowed:
+		return queue.Result{Done: o.State, Err: err}, false
+	case o.Kind == plugin.Destroy:
+		return e.grant(ctx, o, a), false
+	}
+	return queue.Result{}, true
 }
 
 // errNotBenign: a vendor's kind was declared benign when it was asked for.

@@ -288,17 +288,24 @@ func (e *Engine) carryOut(ctx context.Context, id guest.VMID, r request) queue.R
 	e.last[id] = attempt{config: s.obs.Config}
 	e.mu.Unlock()
 	state, res := e.run(ctx, fresh, e.stillDue(s, fresh, *a, true))
-	if errors.Is(res.Err, plugin.ErrUnsupported) && !state.InFlight() && !state.Ended() {
-		return e.notBegun(ctx, o.ID, res.Err)
-	}
-	switch state {
-	case op.Intent, op.Started, op.Retried:
+	return e.carried(ctx, fresh, state, res)
+}
+
+// carried is what becomes of the place of an op that somebody asked for, after
+// it was run: it is there until the op has ended.
+func (e *Engine) carried(ctx context.Context, o *op.Op, state op.State, res queue.Result) queue.Result {
+	switch {
+	case state.Ended(), state == op.Unknown:
+		e.queue.Look(o.Guest.VMID, "op ended")
+		return queue.Result{Done: state}
+	case state.InFlight():
 		return queue.Result{Again: max(res.Again, 500*time.Millisecond)}
-	case op.Planned, op.Awaiting:
-		return e.notBegun(ctx, o.ID, res.Err)
+	case errors.Is(res.Err, plugin.ErrUnsupported): // nobody could ever carry it out
+		return e.abandon(ctx, o.ID, res.Err.Error())
+	case state == op.Retried:
+		return queue.Result{Again: max(res.Again, 500*time.Millisecond)}
 	}
-	e.queue.Look(id, "op ended")
-	return queue.Result{Done: state}
+	return queue.Result{Again: 2 * time.Second, Idle: true} // it could not even be written down
 }
 
 // notWanted is for an op about a guest that no document in force names. Soon
@@ -333,15 +340,6 @@ var errAnother = errors.New("another guest has this VMID by now")
 // is bound to it by that.
 func another(s sighting, o op.Op) bool {
 	return !o.Gated() && o.Incarnation != "" && o.Incarnation != s.led.Incarnation
-}
-
-// notBegun is for an op that somebody asked for and that could not even be
-// written down: it waits, unless nobody could ever carry it out.
-func (e *Engine) notBegun(ctx context.Context, id string, why error) queue.Result {
-	if errors.Is(why, plugin.ErrUnsupported) {
-		return e.abandon(ctx, id, why.Error())
-	}
-	return queue.Result{Again: 2 * time.Second, Idle: true}
 }
 
 // stillPlanned finds the op's action in the present plan, or says why it is
