@@ -56,6 +56,9 @@ var points = []struct {
 	{"headers begun", always, answerWith("HTTP/1.1 200 OK\r\nContent-Length: 13\r\nDa")},
 	{"headers done", always, answerWith("HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n")},
 	{"body begun", always, answerWith("HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{\"data")},
+	{"chunk begun", always, answerWith("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nd\r\n{\"data")},
+	{"chunk without an end", always, answerWith("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nd\r\n{\"data\":null}\r\n")},
+	{"body without length", always, answerWith("HTTP/1.1 200 OK\r\n\r\n{\"data")},
 }
 
 // readSome reads one n-th of a buffer that holds a whole request.
