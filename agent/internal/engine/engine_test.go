@@ -116,9 +116,7 @@ func TestUnsignedSetIsNotTakenWhereASignatureIsRequired(t *testing.T) {
 		defer r.stop()
 		set := settings(Enforce)
 		set.Signed = map[string]SignedRule{"dir": {Issuer: "hub@example.com", Threshold: 1}}
-		if err := r.eng.Reload(set); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Reload(set))
 		if err := r.desire(wantRunning); err == nil {
 			t.Error("an unsigned set was taken")
 		}
@@ -149,7 +147,7 @@ func TestLostStartIsSeenAndRepeated(t *testing.T) {
 func TestCrashLoopingGuestIsLeftAloneUntilResumed(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.put(101, guest.Stopped, guest.Config{"cores": "4"})
-		r.world.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{NoEffect: true} })
+		r.always(plugintest.Behaviour{NoEffect: true})
 		r.start(Enforce)
 		defer r.stop()
 		r.mustDesire(wantRunning)
@@ -162,10 +160,8 @@ func TestCrashLoopingGuestIsLeftAloneUntilResumed(t *testing.T) {
 		if err != nil || !strings.Contains(v.Note, "resume 101") {
 			t.Errorf("view: %q, %v", v.Note, err)
 		}
-		r.world.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{} })
-		if err := r.eng.Resume(r.t.Context(), 101, "operator"); err != nil {
-			t.Fatal(err)
-		}
+		r.always(plugintest.Behaviour{})
+		r.must(r.eng.Resume(r.t.Context(), 101, "operator"))
 		after(time.Minute)
 		if got := r.state(101); got != StateConverged {
 			t.Errorf("state after resume = %s", got)
@@ -195,7 +191,7 @@ func TestRefusedKeyIsSetAsideAndTheRestIsSent(t *testing.T) {
 			t.Errorf("withheld = %+v", v.Plan.Withheld)
 		}
 		// Something about it changes: it is tried again.
-		r.world.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{NoTask: true} })
+		r.always(plugintest.Behaviour{NoTask: true})
 		r.world.Change(101, func(g *plugintest.Guest) { g.Config["cores"] = "3" })
 		after(10 * time.Minute)
 		r.wantApplied("101 set_config", "101 set_config", "101 set_config")
@@ -246,16 +242,12 @@ func TestPausedGuestIsLeftAlone(t *testing.T) {
 		r.put(101, guest.Running, guest.Config{"cores": "4"})
 		r.start(Enforce)
 		defer r.stop()
-		if err := r.eng.Pause(r.t.Context(), 101, "operator"); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Pause(r.t.Context(), 101, "operator"))
 		r.world.Change(101, func(g *plugintest.Guest) { g.Config["cores"] = "1" })
 		r.mustDesire(wantRunning)
 		after(time.Hour)
 		r.wantApplied()
-		if err := r.eng.Resume(r.t.Context(), 101, "operator"); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Resume(r.t.Context(), 101, "operator"))
 		after(time.Minute)
 		r.wantApplied("101 set_config")
 	})
@@ -382,9 +374,7 @@ func TestTooManyChangesAtOnceFreezeTheNode(t *testing.T) {
 		if st := r.eng.Status(); !strings.Contains(st.Breaker, "felhom-agent resume") {
 			t.Errorf("status says %q", st.Breaker)
 		}
-		if err := r.eng.Resume(r.t.Context(), 0, "operator"); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Resume(r.t.Context(), 0, "operator"))
 		after(time.Hour)
 		if n := len(r.applied()); n != 40 {
 			t.Errorf("after resume %d changes in all, want 40", n)

@@ -22,9 +22,7 @@ import (
 func TestUndoerThatDoesNotWait(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
 		o := r.askDestroy()
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(30 * time.Minute)
 		unblock := r.blockReads(4)
 		ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)

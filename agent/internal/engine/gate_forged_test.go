@@ -51,21 +51,12 @@ type forgery struct {
 	want  string // the reason in the journal; "op: ..." = the op is given up with these words
 }
 
-// signed is how the people named sign a text, by their own keys.
-func (f *forging) signed(text string, who ...string) []ledger.Signature {
-	var sigs []ledger.Signature
-	for _, w := range who {
-		sigs = append(sigs, ledger.Signature{Principal: w, Armored: f.p.sign(w, gate.ApprovalNamespace, text)})
-	}
-	return sigs
-}
-
 // right is the approval that a row's policy wants for a request.
 func (f *forging) right(text string) []ledger.Signature {
 	if f.hw != nil {
 		return []ledger.Signature{{Principal: alice, Armored: f.hw.Sign(text, gate.ApprovalNamespace, gatetest.Touched|gatetest.PIN)}}
 	}
-	return f.signed(text, f.good...)
+	return f.p.signed(text, f.good...)
 }
 
 func (f *forging) ask() op.Op {
@@ -245,7 +236,7 @@ func allowCA(f *forging) { f.p.allowed += "*@example.com cert-authority " + f.p.
 func rewrite(change func(string) string) func(*forging) {
 	return func(f *forging) {
 		f.text = change(f.text)
-		f.sigs = f.signed(f.text, alice)
+		f.sigs = f.p.signed(f.text, alice)
 	}
 }
 
@@ -282,7 +273,7 @@ func reread(change func(r *gate.Request)) func(*forging) {
 			f.t.Fatal(err)
 		}
 		f.text = string(text)
-		f.sigs = f.signed(f.text, alice)
+		f.sigs = f.p.signed(f.text, alice)
 	}
 }
 
@@ -315,12 +306,8 @@ func (p *people) copyKey(from, to string) {
 // minute.
 func (r *rig) approveNoWait(p *people, o op.Op, who ...string) error {
 	r.t.Helper()
-	var sigs []ledger.Signature
-	for _, w := range who {
-		sigs = append(sigs, ledger.Signature{Principal: w, Armored: p.sign(w, gate.ApprovalNamespace, o.Request)})
-	}
 	ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)
 	defer cancel()
-	_, err := r.eng.Approve(ctx, o.ID, o.Request, sigs, "operator (uid 0)")
+	_, err := r.eng.Approve(ctx, o.ID, o.Request, p.signed(o.Request, who...), "operator (uid 0)")
 	return err
 }

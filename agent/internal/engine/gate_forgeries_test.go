@@ -40,7 +40,7 @@ func forgedTexts() []forgery {
 		{"another version of the form", nil, swap("request v1", "request v2"), "text-header"},
 		{"a permit's text", nil, func(f *forging) {
 			f.text = permitText(f.rig, func(p *gate.Permit) { p.Actions = []string{"rollback"} })
-			f.sigs = f.signed(f.text, alice)
+			f.sigs = f.p.signed(f.text, alice)
 		}, "text-header"},
 		{"no text", nil, rewrite(func(string) string { return "" }), "text-cut"},
 		{"a time with an offset", nil, swap("Z\nnot-after", "+00:00\nnot-after"), "text-value"},
@@ -55,7 +55,7 @@ func forgedMeanings() []forgery {
 		{"another op", nil, line("op", "0123456789abcdef012345"), "other-op"},
 		{"the request of another op that waits", nil, func(f *forging) {
 			f.text = f.rig.ask(plugin.DeleteSnapshot, map[string]string{"name": "before"}).Request
-			f.sigs = f.signed(f.text, alice)
+			f.sigs = f.p.signed(f.text, alice)
 		}, "other-op"},
 		{"another host's", nil, line("host", "pve2"), "other-host"},
 		{"another guest's", nil, line("guest", "lxc/106"), "other-guest"},
@@ -96,7 +96,7 @@ func forgedSignatures() []forgery {
 		{"unsigned", nil, func(f *forging) { f.sigs = nil }, "unsigned"},
 		{"namespace of git", nil, in("git"), "signature-namespace"},
 		{"namespace of desired sets", nil, in(gate.DesiredNamespace), "signature-namespace"},
-		{"signature of another text", nil, func(f *forging) { f.sigs = f.signed(strings.Replace(f.text, "lxc/105", "lxc/106", 1), alice) }, "signature-bad"},
+		{"signature of another text", nil, func(f *forging) { f.sigs = f.p.signed(strings.Replace(f.text, "lxc/105", "lxc/106", 1), alice) }, "signature-bad"},
 		{"signature cut off", nil, armor(func(s string) string { return s[:len(s)/2] }), "signature-armor"},
 		{"signature with CRLF", nil, armor(func(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") }), "signature-crlf"},
 		{"words after the signature", nil, armor(func(s string) string { return s + "regards\n" }), "signature-junk"},
@@ -129,12 +129,12 @@ func forgedSigners() []forgery {
 	}
 	year := "19990101000000Z:19991231000000Z"
 	return []forgery{
-		{"a key that nobody listed", nil, func(f *forging) { f.sigs = f.signed(f.text, "mallory") }, "signer-unknown"},
+		{"a key that nobody listed", nil, func(f *forging) { f.sigs = f.p.signed(f.text, "mallory") }, "signer-unknown"},
 		{"mallory's key under alice's name", nil, func(f *forging) {
 			f.sigs = []ledger.Signature{{Principal: alice, Armored: f.p.sign("mallory", gate.ApprovalNamespace, f.text)}}
 		}, "signer-unknown"},
 		{"bob's key under alice's name", nil, func(f *forging) {
-			f.sigs = f.signed(f.text, bob)
+			f.sigs = f.p.signed(f.text, bob)
 			f.sigs[0].Principal = alice
 		}, "signer-unknown"},
 		{"a name with a wildcard", nil, func(f *forging) { f.sigs[0].Principal = "*" }, "principal"},
@@ -207,9 +207,9 @@ func forgedPolicies() []forgery {
 		}, "same-person"},
 		{
 			"the asker signs under four eyes", func(f *forging) { f.rule.FourEyes, f.as, f.good = true, alice, []string{bob} },
-			func(f *forging) { f.sigs = f.signed(f.text, alice) }, "asker",
+			func(f *forging) { f.sigs = f.p.signed(f.text, alice) }, "asker",
 		},
-		{"no security key", hardware(false), func(f *forging) { f.sigs = f.signed(f.text, alice) }, "no-security-key"},
+		{"no security key", hardware(false), func(f *forging) { f.sigs = f.p.signed(f.text, alice) }, "no-security-key"},
 		{"a security key that was not touched", hardware(false), flags(0), "no-touch"},
 		{"a PIN without a touch", hardware(true), flags(gatetest.PIN), "no-touch"},
 		{"a touch without a PIN", hardware(true), flags(gatetest.Touched), "no-pin"},
@@ -306,10 +306,10 @@ func remake(f *forging) {
 // crashedAfterSending: the agent died when the rollback was just sent. Its nonce is in the
 // intent, and in no other record.
 func crashedAfterSending(f *forging) {
-	f.world.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{Lose: true, Task: time.Second} })
+	f.always(plugintest.Behaviour{Lose: true, Task: time.Second})
 	f.rig.t.Log(f.rig.approveNoWait(f.p, f.o, alice))
 	f.stop()
-	f.world.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{} })
+	f.always(plugintest.Behaviour{})
 	f.start(Enforce)
 	if err := f.eng.Reload(f.settings()); err != nil {
 		f.t.Error(err)

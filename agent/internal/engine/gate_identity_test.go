@@ -103,9 +103,7 @@ func TestRecreatedToTheByte(t *testing.T) {
 		if n := r.records(ledger.TypeIdentity); n > 2 {
 			t.Errorf("%d records of one verdict after a restart", n)
 		}
-		if err := r.eng.Accept(r.t.Context(), 105, "bob"); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Accept(r.t.Context(), 105, "bob"))
 		after(time.Minute)
 		r.wantApplied("105 set_config")
 	})
@@ -139,9 +137,7 @@ func TestChanged(t *testing.T) {
 		if got := r.led.Guest(105).Verdict; got != identity.Changed {
 			t.Errorf("verdict %s", got)
 		}
-		if err := r.eng.Accept(r.t.Context(), 105, "bob"); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Accept(r.t.Context(), 105, "bob"))
 		after(10 * time.Minute)
 		if got := r.applied(); len(got) < 2 || got[1] != "105 grow_disk" {
 			t.Errorf("after accept: %q", got)
@@ -183,9 +179,7 @@ func TestOurOwnChangesExplainThemselves(t *testing.T) {
 			}
 			if err := r.approve(p, o, alice); err != nil {
 				o = r.op(o.ID)
-				if err := r.approve(p, o, alice); err != nil {
-					t.Fatal(err)
-				}
+				r.must(r.approve(p, o, alice))
 			}
 			if got := r.op(o.ID); got.State != op.Succeeded {
 				t.Errorf("%s is %s: %s", got.Kind, got.State, got.Message)
@@ -210,9 +204,7 @@ func TestGone(t *testing.T) {
 		r.start(Enforce)
 		after(time.Hour)
 		r.wantApplied()
-		if err := r.eng.Forget(r.t.Context(), 105, "bob"); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Forget(r.t.Context(), 105, "bob"))
 		after(time.Minute)
 		if got := r.applied(); len(got) == 0 || got[0] != "105 provision" {
 			t.Errorf("after forget: %q", got)

@@ -41,14 +41,10 @@ func TestUndoWhileTheQuarantineBegins(t *testing.T) {
 				return plugintest.Behaviour{}
 			})
 			o := r.askDestroy()
-			if err := r.approve(p, o, alice); err != nil {
-				t.Fatal(err)
-			}
+			r.must(r.approve(p, o, alice))
 			after(10 * time.Second)
 			if reject {
-				if err := r.eng.Reject(r.t.Context(), o.ID, "bob"); err != nil {
-					t.Error(err)
-				}
+				r.must(r.eng.Reject(r.t.Context(), o.ID, "bob"))
 			} else if _, err := r.eng.Undo(r.t.Context(), o.ID, "bob"); err != nil {
 				t.Error(err)
 			}
@@ -64,9 +60,7 @@ func TestUndoWhileTheQuarantineBegins(t *testing.T) {
 func TestUndoOfAGuestThatCannotBeRead(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
 		o := r.askDestroy()
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(time.Minute)
 		r.world.Change(105, func(g *plugintest.Guest) { g.ConfigErr = "connection reset" })
 		if _, err := r.eng.Undo(r.t.Context(), o.ID, "bob"); err == nil {
@@ -98,9 +92,7 @@ func TestUndoIsTooLateOnceTheDeletionIsSent(t *testing.T) {
 			return plugintest.Behaviour{}
 		})
 		o := r.askDestroy()
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		for d := time.Duration(0); r.op(o.ID).State != op.Started && d < 3*time.Hour; d += time.Minute {
 			after(time.Minute)
 		}
@@ -121,18 +113,12 @@ func TestPauseHoldsADestroyBack(t *testing.T) {
 	for _, id := range []guest.VMID{0, 105} {
 		gateBubble(t, func(r *rig, p *people) {
 			o := r.askDestroy()
-			if err := r.approve(p, o, alice); err != nil {
-				t.Fatal(err)
-			}
+			r.must(r.approve(p, o, alice))
 			after(30 * time.Minute)
-			if err := r.eng.Pause(r.t.Context(), id, "bob"); err != nil {
-				t.Fatal(err)
-			}
+			r.must(r.eng.Pause(r.t.Context(), id, "bob"))
 			after(45 * time.Minute)
 			r.wantApplied("105 shutdown", "105 set_config")
-			if err := r.eng.Resume(r.t.Context(), id, "bob"); err != nil {
-				t.Fatal(err)
-			}
+			r.must(r.eng.Resume(r.t.Context(), id, "bob"))
 			after(10 * time.Minute)
 			r.wantApplied("105 shutdown", "105 set_config", "105 destroy")
 		})
@@ -144,17 +130,13 @@ func TestApprovedWhilePaused(t *testing.T) {
 	for _, id := range []guest.VMID{0, 105} {
 		gateBubble(t, func(r *rig, p *people) {
 			o := askRollback(r)
-			if err := r.eng.Pause(r.t.Context(), id, "bob"); err != nil {
-				t.Fatal(err)
-			}
+			r.must(r.eng.Pause(r.t.Context(), id, "bob"))
 			if err := r.approveNoWait(p, o, alice); err != nil {
 				t.Errorf("approve: %v", err)
 			}
 			after(10 * time.Minute)
 			r.wantApplied()
-			if err := r.eng.Resume(r.t.Context(), id, "bob"); err != nil {
-				t.Fatal(err)
-			}
+			r.must(r.eng.Resume(r.t.Context(), id, "bob"))
 			after(10 * time.Minute)
 			r.wantApplied("105 rollback")
 		})
@@ -170,12 +152,8 @@ func TestFirstSeenTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := askRollback(r)
-		if err := r.eng.note(r.t.Context(), s); err != nil {
-			t.Fatal(err)
-		}
-		if err := r.approve(p, o, alice); err != nil {
-			t.Error(err)
-		}
+		r.must(r.eng.note(r.t.Context(), s))
+		r.must(r.approve(p, o, alice))
 		r.wantApplied("105 rollback")
 	})
 }
@@ -187,13 +165,9 @@ func TestNoDeletionWithoutAJournal(t *testing.T) {
 		clear(cache)
 		r := newRig(t)
 		gateRig(r, p)
-		if err := r.approve(p, r.askDestroy(), alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, r.askDestroy(), alice))
 		after(30 * time.Minute)
-		if err := r.jrn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.jrn.Close())
 		after(3 * time.Hour)
 		r.wantApplied("105 shutdown", "105 set_config")
 		r.cancel()
@@ -204,9 +178,7 @@ func TestNoDeletionWithoutAJournal(t *testing.T) {
 func TestNoDeletionUnderHA(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
 		o := r.askDestroy()
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(30 * time.Minute)
 		r.world.Change(105, func(g *plugintest.Guest) { g.HA = plugin.HA{Managed: true, State: "stopped"} })
 		after(3 * time.Hour)

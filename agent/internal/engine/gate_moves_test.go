@@ -19,9 +19,7 @@ import (
 func TestMovesThatComeTooLate(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
 		awaiting := r.askDestroy()
-		if err := r.approve(p, awaiting, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, awaiting, alice))
 		after(time.Minute)
 		granted := r.op(awaiting.ID)
 		r.world.Script(func(a plugin.Action) plugintest.Behaviour {

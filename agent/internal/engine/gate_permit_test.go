@@ -65,9 +65,7 @@ func TestPermits(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			gateBubble(t, func(r *rig, p *people) {
-				if err := r.allow(p, tt.permit, alice); err != nil {
-					t.Fatal(err)
-				}
+				r.must(r.allow(p, tt.permit, alice))
 				if tt.then != nil {
 					tt.then(r, p)
 				}
@@ -82,9 +80,7 @@ func TestPermits(t *testing.T) {
 				}
 				p.revoked = ""
 				if tt.name == "guest paused" { // the end of the pause does it
-					if err := r.eng.Resume(r.t.Context(), 105, "bob"); err != nil {
-						t.Error(err)
-					}
+					r.must(r.eng.Resume(r.t.Context(), 105, "bob"))
 					after(time.Minute)
 					if got := r.op(o.ID); got.State != op.Succeeded {
 						t.Errorf("after the pause the op is %s (%s)", got.State, got.Message)
@@ -120,9 +116,7 @@ func TestPermitsThatAreNotTaken(t *testing.T) {
 		set := settings(Enforce)
 		r.change(&set)
 		set.Gate.Policy.Classes = map[guest.Class]gate.Rule{guest.Irreversible: {Threshold: 1, FourEyes: true}}
-		if err := r.eng.Reload(set); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Reload(set))
 		if err := r.allow(p, func(p *gate.Permit) { p.Asker = alice }, alice); gate.ReasonOf(err) != gate.ErrAsker {
 			t.Errorf("alice permits herself: %v", err)
 		}
@@ -144,9 +138,7 @@ func TestReplacedWhileWaitingForItsTurn(t *testing.T) {
 					o, wait = r.askDestroy(), 50*time.Minute
 				}
 				if wait > 0 {
-					if err := r.approve(p, o, alice); err != nil {
-						t.Fatal(err)
-					}
+					r.must(r.approve(p, o, alice))
 					after(wait)
 				}
 				for id := guest.VMID(106); id < 108; id++ { // as many as may run at once
@@ -181,17 +173,11 @@ func TestReplacedWhileWaitingForItsTurn(t *testing.T) {
 func TestTimeForTheDeletionIsOver(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
 		o := r.askDestroy()
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(30 * time.Minute)
-		if err := r.eng.Pause(r.t.Context(), 0, "bob"); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Pause(r.t.Context(), 0, "bob"))
 		after(24 * time.Hour)
-		if err := r.eng.Resume(r.t.Context(), 0, "bob"); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Resume(r.t.Context(), 0, "bob"))
 		after(24 * time.Hour)
 		r.wantApplied("105 shutdown", "105 set_config")
 		if got := r.op(o.ID); got.State != op.Abandoned || !strings.Contains(got.Message, "ask again") {

@@ -135,9 +135,7 @@ func TestAlreadyExists(t *testing.T) {
 					r.wantApplied("300 provision")
 					return
 				}
-				if err := r.eng.Accept(r.t.Context(), 300, "bob"); err != nil {
-					t.Fatal(err)
-				}
+				r.must(r.eng.Accept(r.t.Context(), 300, "bob"))
 				after(time.Minute)
 				r.wantApplied("300 provision", "300 set_config", "300 start")
 			})
@@ -182,9 +180,7 @@ func TestHalfMade(t *testing.T) {
 				set := settings(Enforce)
 				r.change(&set)
 				set.AllowAdditive = true
-				if err := r.eng.Reload(set); err != nil {
-					t.Fatal(err)
-				}
+				r.must(r.eng.Reload(set))
 				r.mustDesire(wants300(fromTemplate))
 				after(time.Hour)
 				r.wantApplied("300 provision")
@@ -192,9 +188,7 @@ func TestHalfMade(t *testing.T) {
 					t.Errorf("why: %q", got)
 				}
 				if end == "accepted" {
-					if err := r.eng.Accept(r.t.Context(), 300, "bob"); err != nil {
-						t.Fatal(err)
-					}
+					r.must(r.eng.Accept(r.t.Context(), 300, "bob"))
 					after(time.Minute)
 					r.wantApplied("300 provision", "300 set_config", "300 start")
 					return
@@ -209,9 +203,7 @@ func TestHalfMade(t *testing.T) {
 					r.foreignTask(300, "vzcreate")
 					time.Sleep(2 * time.Second)
 				}
-				if err := r.approve(p, got.Ops[0], alice); err != nil {
-					t.Error(err)
-				}
+				r.must(r.approve(p, got.Ops[0], alice))
 				after(3 * time.Hour)
 				_, there := r.world.Guest(300)
 				if o := r.op(got.Ops[0].ID); there != (end == "replaced") || (o.State == op.Succeeded) == there {

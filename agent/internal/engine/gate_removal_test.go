@@ -40,9 +40,7 @@ func TestDestroyThatKeepsFailingEnds(t *testing.T) {
 					return tt.meets
 				})
 				o := r.askDestroy()
-				if err := r.approve(p, o, alice); err != nil {
-					t.Fatal(err)
-				}
+				r.must(r.approve(p, o, alice))
 				after(tt.after)
 				if got := r.op(o.ID); got.State != tt.state || !strings.Contains(got.Message, tt.why) {
 					t.Errorf("the destroy is %s: %s", got.State, got.Message)
@@ -59,9 +57,7 @@ func TestBackupThatIsNotToBeSeenEndsADestroy(t *testing.T) {
 		r.world.Script(func(a plugin.Action) plugintest.Behaviour {
 			return plugintest.Behaviour{NoEffect: a.Kind == plugin.Backup}
 		})
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(10 * time.Minute)
 		if got := r.op(o.ID); got.State != op.Failed || !strings.Contains(got.Message, "not to be seen") {
 			t.Errorf("the destroy is %s: %s", got.State, got.Message)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/felhom/felhom-agent/agent/internal/gate"
-	"github.com/felhom/felhom-agent/agent/internal/ledger"
 	"github.com/felhom/felhom-agent/agent/internal/op"
 	"github.com/felhom/felhom-agent/pkg/plugin"
 	"github.com/felhom/felhom-agent/pkg/plugin/plugintest"
@@ -33,9 +32,7 @@ func TestRetryUnderTheSameApproval(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
 		r.world.Script(lockedFor(time.Minute))
 		o := askRollback(r)
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(5 * time.Minute)
 		r.wantApplied("105 rollback", "105 rollback")
 		if got := r.op(o.ID); got.State != op.Succeeded || got.Attempt != 2 || r.world.Effects(o.ID) != 1 {
@@ -78,10 +75,8 @@ func TestSpentApproval(t *testing.T) {
 		if len(waiting) != 1 || waiting[0].Kind != plugin.Rollback {
 			t.Fatalf("waiting: %+v", waiting)
 		}
-		r.world.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{} })
-		if err := r.approve(p, waiting[0], alice); err != nil {
-			t.Error(err)
-		}
+		r.always(plugintest.Behaviour{})
+		r.must(r.approve(p, waiting[0], alice))
 		r.wantApplied("105 rollback", "105 rollback")
 	})
 }
@@ -151,20 +146,14 @@ func TestBadApprovalDoesNoHarm(t *testing.T) {
 func (r *rig) allow(p *people, change func(*gate.Permit), who ...string) error {
 	r.t.Helper()
 	text := permitText(r, change)
-	var sigs []ledger.Signature
-	for _, w := range who {
-		sigs = append(sigs, ledger.Signature{Principal: w, Armored: p.sign(w, gate.ApprovalNamespace, text)})
-	}
-	_, err := r.eng.Permit(r.t.Context(), text, sigs, "operator (uid 0)")
+	_, err := r.eng.Permit(r.t.Context(), text, p.signed(text, who...), "operator (uid 0)")
 	return err
 }
 
 // TestRetryUnderAPermit counts as one use.
 func TestRetryUnderAPermit(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
-		if err := r.allow(p, func(p *gate.Permit) { p.Count = 1 }, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.allow(p, func(p *gate.Permit) { p.Count = 1 }, alice))
 		r.world.Script(lockedFor(time.Minute))
 		o := askRollback(r)
 		after(5 * time.Minute)

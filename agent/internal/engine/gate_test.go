@@ -96,6 +96,16 @@ func (p *people) sign(who, namespace, text string) string {
 	return p.keygen(text, "-Y", "sign", "-q", "-n", namespace, "-f", p.file(who))
 }
 
+// signed is how the people named sign a text, by their own keys.
+func (p *people) signed(text string, who ...string) []ledger.Signature {
+	p.t.Helper()
+	var sigs []ledger.Signature
+	for _, w := range who {
+		sigs = append(sigs, ledger.Signature{Principal: w, Armored: p.sign(w, gate.ApprovalNamespace, text)})
+	}
+	return sigs
+}
+
 // spoil changes who may sign while the engine may read it.
 func (p *people) spoil(f func(p *people)) {
 	p.mu.Lock()
@@ -156,11 +166,7 @@ func (r *rig) askDestroy() op.Op {
 // approve signs an op's request as the people named and hands it in.
 func (r *rig) approve(p *people, o op.Op, who ...string) error {
 	r.t.Helper()
-	var sigs []ledger.Signature
-	for _, w := range who {
-		sigs = append(sigs, ledger.Signature{Principal: w, Armored: p.sign(w, gate.ApprovalNamespace, o.Request)})
-	}
-	_, err := r.eng.Approve(r.t.Context(), o.ID, o.Request, sigs, "operator (uid 0)")
+	_, err := r.eng.Approve(r.t.Context(), o.ID, o.Request, p.signed(o.Request, who...), "operator (uid 0)")
 	return err
 }
 
@@ -194,9 +200,7 @@ func TestDestroyIsQuarantineFirst(t *testing.T) {
 		}
 		after(time.Minute)
 		r.wantApplied() // nothing without a signature
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(time.Minute)
 		r.wantApplied("105 shutdown", "105 set_config")
 		g, _ := r.world.Guest(105)
@@ -219,9 +223,7 @@ func TestDestroyIsQuarantineFirst(t *testing.T) {
 func TestUndoTakesAGuestOutOfQuarantine(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
 		o := r.askDestroy()
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(time.Minute)
 		if _, err := r.eng.Undo(r.t.Context(), o.ID, "alice"); err != nil {
 			t.Fatal(err)
@@ -244,9 +246,7 @@ func TestDecommissionBacksUpFirst(t *testing.T) {
 			t.Errorf("a destroy without any backup was taken: %v", err)
 		}
 		o := r.ask(plugin.Destroy, map[string]string{"backup": "pbs"})
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(2 * time.Hour)
 		r.wantApplied("105 backup", "105 shutdown", "105 set_config", "105 destroy")
 	})
@@ -302,14 +302,10 @@ func TestDocumentsCannotDoWhatIsIrreversible(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "new request") {
 			t.Fatalf("an expired request: %v", err)
 		}
-		if err := r.approve(p, r.op(waiting[0].ID), alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, r.op(waiting[0].ID), alice))
 		after(time.Minute)
 		// PVE deletes no volume of a protected guest, so that is asked for now.
-		if err := r.approve(p, r.led.Waiting(105)[0], alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, r.led.Waiting(105)[0], alice))
 		after(time.Minute)
 		r.wantApplied("105 set_config", "105 set_config", "105 set_config")
 		if g, _ := r.world.Guest(105); g.Config["mp0"] != "" || g.Config["protection"] != "0" {
@@ -348,9 +344,7 @@ func TestReplacedGuest(t *testing.T) {
 				if tt.when < 0 {
 					replaced(r)
 				}
-				if err := r.approve(p, o, alice); err != nil {
-					t.Error(err)
-				}
+				r.must(r.approve(p, o, alice))
 				after(max(tt.when, 0))
 				if tt.when > 0 {
 					replaced(r)
@@ -374,9 +368,7 @@ func TestReplacedGuest(t *testing.T) {
 func TestRestartInTheMiddleOfADestroy(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
 		o := r.askDestroy()
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(10 * time.Minute)
 		r.stop()
 		r.start(Enforce)
@@ -399,9 +391,7 @@ func TestSignerRevokedDuringQuarantine(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			gateBubble(t, func(r *rig, p *people) {
 				o := r.askDestroy()
-				if err := r.approve(p, o, alice); err != nil {
-					t.Fatal(err)
-				}
+				r.must(r.approve(p, o, alice))
 				after(time.Minute)
 				p.spoil(spoil)
 				after(5 * time.Hour)
@@ -421,14 +411,10 @@ func TestQuarantineLongerThanTheBackupIsFresh(t *testing.T) {
 		set := settings(Enforce)
 		r.change(&set)
 		set.Gate.BackupAge = 30 * time.Minute
-		if err := r.eng.Reload(set); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Reload(set))
 		r.ask(plugin.Backup, map[string]string{"storage": "pbs"})
 		o := r.ask(plugin.Destroy, nil)
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(2 * time.Hour)
 		r.wantApplied("105 backup", "105 shutdown", "105 set_config", "105 destroy")
 	})
@@ -439,9 +425,7 @@ func TestQuarantineLongerThanTheBackupIsFresh(t *testing.T) {
 func TestUnreadableGuestInQuarantineWaits(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
 		o := r.askDestroy()
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(30 * time.Minute)
 		r.world.Change(105, func(g *plugintest.Guest) { g.ConfigErr = "failed to read from command socket" })
 		after(45 * time.Minute)
@@ -458,9 +442,7 @@ func TestQuarantineOutlivesAGrantThatIsOver(t *testing.T) {
 	gateBubble(t, func(r *rig, p *people) {
 		r.mustDesire("[guest.105]\nkind = \"lxc\"\nrun = \"running\"\n")
 		o := r.askDestroy()
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(10 * time.Minute)
 		r.world.Change(105, func(g *plugintest.Guest) {
 			g.Snapshots = append(g.Snapshots, plugin.SnapshotInfo{Name: "precious", Time: time.Now()})

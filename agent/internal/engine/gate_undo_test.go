@@ -179,9 +179,7 @@ func TestPartOfADestroyIsDoneAgainByTheDestroy(t *testing.T) {
 			return lockedFor(time.Minute)(a)
 		})
 		o := r.askDestroy()
-		if err := r.approve(p, o, alice); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.approve(p, o, alice))
 		after(5 * time.Second)
 		for _, part := range r.led.OpsOf(105) {
 			if part.Parent != "" && !part.State.Ended() {

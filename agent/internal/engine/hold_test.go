@@ -27,9 +27,7 @@ func TestManualStopIsHeldUntilResumed(t *testing.T) {
 		if v.State != StateHeld || !strings.Contains(why(v), "alice@pam") {
 			t.Errorf("state %s, why %q", v.State, why(v))
 		}
-		if err := r.eng.Resume(r.t.Context(), 101, "operator"); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Resume(r.t.Context(), 101, "operator"))
 		after(time.Minute)
 		r.wantApplied("101 start")
 	})

@@ -26,7 +26,7 @@ func TestOutcomeThatIsTooLong(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
-				r.world.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{Outcome: &out} })
+				r.always(plugintest.Behaviour{Outcome: &out})
 				r.put(101, guest.Running, guest.Config{"cores": "2"})
 				r.start(Enforce)
 				defer r.stop()

@@ -30,9 +30,7 @@ func TestPulseOfAWorkingEngine(t *testing.T) {
 		defer r.stop()
 		for range 24 {
 			after(time.Hour)
-			if err := r.eng.Pulse(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			r.must(r.eng.Pulse(t.Context()))
 		}
 	})
 }

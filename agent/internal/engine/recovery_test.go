@@ -187,7 +187,7 @@ func TestHandleThatThePluginDoesNotKnow(t *testing.T) {
 func TestCrashAfterTheSend(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.put(101, guest.Stopped, guest.Config{"cores": "4"})
-		r.world.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{Task: 20 * time.Second} })
+		r.always(plugintest.Behaviour{Task: 20 * time.Second})
 		o := crashed(plugin.Start)
 		r.seed(ledger.Record{Type: ledger.TypeOp, Op: o})
 		// The world has taken the request; the agent died before the answer.

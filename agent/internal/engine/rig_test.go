@@ -126,9 +126,7 @@ func (r *rig) desire(doc string) error {
 
 func (r *rig) mustDesire(doc string) {
 	r.t.Helper()
-	if err := r.desire(doc); err != nil {
-		r.t.Fatal(err)
-	}
+	r.must(r.desire(doc))
 }
 
 // after lets d pass and everything settle.
@@ -139,6 +137,19 @@ func after(d time.Duration) {
 
 func (r *rig) put(id guest.VMID, run guest.RunState, conf guest.Config) {
 	r.world.Put(plugintest.Guest{ID: guest.ID{Kind: guest.LXC, VMID: id}, Run: run, Config: conf})
+}
+
+// must ends the test with an error. It is for the test's own goroutine.
+func (r *rig) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// always makes the node behave so, whatever it is asked for.
+func (r *rig) always(b plugintest.Behaviour) {
+	r.world.Script(func(plugin.Action) plugintest.Behaviour { return b })
 }
 
 // applied are the actions that were sent, in words.

@@ -328,9 +328,7 @@ func TestReloadOfWhoMaySign(t *testing.T) {
 		defer r.stop()
 		step := func(what string, s Settings, guests int) {
 			t.Helper()
-			if err := r.eng.Reload(s); err != nil {
-				t.Fatal(err)
-			}
+			r.must(r.eng.Reload(s))
 			after(time.Minute)
 			if st := r.eng.Status(); len(st.Guests) != guests {
 				t.Errorf("%s: %d guests are managed, want %d: %+v", what, len(st.Guests), guests, st.Providers)
@@ -370,9 +368,7 @@ func TestRuleThatChangesMeanwhile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.eng.Reload(signedSettings(Enforce)); err != nil {
-			t.Fatal(err)
-		}
+		r.must(r.eng.Reload(signedSettings(Enforce)))
 		if err := r.eng.accept(set, false); !errors.Is(err, errOtherRule) {
 			t.Errorf("accepted: %v", err)
 		}

@@ -39,7 +39,7 @@ func TestWeatherIsNoFailure(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
 				r.put(101, guest.Stopped, guest.Config{"cores": "4"})
-				r.world.Script(func(plugin.Action) plugintest.Behaviour { return weather })
+				r.always(weather)
 				r.start(Enforce)
 				defer r.stop()
 				r.mustDesire(wantRunning)
@@ -50,7 +50,7 @@ func TestWeatherIsNoFailure(t *testing.T) {
 				if v, err := r.eng.View(101); err != nil || strings.Contains(v.Note, "failures") {
 					t.Errorf("%v: %s", err, v.Note)
 				}
-				r.world.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{} })
+				r.always(plugintest.Behaviour{})
 				after(4 * time.Minute)
 				if got := r.state(101); got != StateConverged {
 					t.Errorf("state = %s", got)
@@ -121,7 +121,7 @@ func TestWeatherIsForgotten(t *testing.T) {
 		r.hints(101, time.Second)
 		r.world.Change(101, cores("2"))
 		r.hints(101, time.Second)
-		r.world.Script(func(plugin.Action) plugintest.Behaviour { return plugintest.Behaviour{} })
+		r.always(plugintest.Behaviour{})
 		r.hints(101, 2*time.Second)
 		if got := r.state(101); got != StateConverged {
 			t.Errorf("state = %s", got)
