@@ -136,12 +136,25 @@ func (e *Engine) observe(ctx context.Context, q plugin.GuestQuery) (plugin.Obser
 // quarter of an hour, in which something may still run.
 func (e *Engine) tasksSince(id guest.VMID) time.Time {
 	g := e.led.Guest(id)
-	since := later(g.Since, g.Released)
-	if recent := time.Now().Add(-15 * time.Minute); since.IsZero() || recent.Before(since) {
+	since := e.wantedSince(g)
+	if recent := e.opt.Wall().Add(-recently); since.IsZero() || recent.Before(since) {
 		since = recent
 	}
 	if known := e.knownSince(g).Truncate(time.Second); !known.IsZero() && known.Before(since) {
 		return known
+	}
+	return since
+}
+
+// recently is how far back something may still run, or was surely seen.
+const recently = 15 * time.Minute
+
+// wantedSince is from when on counts what somebody does to the guest by hand. If
+// that is still to come the clock was set back, and what was done lately counts.
+func (e *Engine) wantedSince(g ledger.Guest) time.Time {
+	since, now := later(g.Since, g.Released), e.opt.Wall()
+	if since.After(now) {
+		return now.Add(-recently)
 	}
 	return since
 }
@@ -204,7 +217,7 @@ func (e *Engine) held(s *sighting, tasks bool) string {
 	if s.led.Held != "" || !tasks {
 		return s.led.Held
 	}
-	return manual(s.obs.Tasks, s.led, s.want.Run, later(s.led.Since, s.led.Released))
+	return manual(past(s.obs.Tasks, e.opt.Wall()), s.led, s.want.Run, e.wantedSince(s.led))
 }
 
 // setAside are the keys whose present change PVE has refused.

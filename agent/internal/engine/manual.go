@@ -64,6 +64,12 @@ func runsGuest(t plugin.Task) bool {
 		t.Type == "vzreboot" || t.Type == "qmreboot"
 }
 
+// past leaves out tasks of a later time: they ran before the clock was set back,
+// and are older than they look.
+func past(tasks []plugin.Task, now time.Time) []plugin.Task {
+	return slices.DeleteFunc(slices.Clone(tasks), func(t plugin.Task) bool { return t.Started.After(now.Add(time.Second)) })
+}
+
 // lastRunTask is the newest task since then that starts or stops the guest.
 func lastRunTask(tasks []plugin.Task, since time.Time) *plugin.Task {
 	var last *plugin.Task

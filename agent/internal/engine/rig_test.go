@@ -29,6 +29,7 @@ type rig struct {
 	keys   Keys
 	rules  map[string]SignedRule
 	clock  func(context.Context) bool
+	wall   func() time.Time
 	change func(*Settings)
 	crash  func(point string)
 	wrap   func(plugin.Executor) plugin.Executor
@@ -94,7 +95,7 @@ func (r *rig) start(mode Mode) {
 	r.eng, err = New(Options{
 		Host: "pve1", Settings: set, Observer: r.world.Observer(), Executors: oneExecutor{r.executor()},
 		Journal: j, Ledger: r.led, Cache: cache, Logger: slog.New(slog.DiscardHandler), QueueSize: r.queue, Drain: 20 * time.Second,
-		Keys: r.keys, Clock: r.clock, Crash: r.crash,
+		Keys: r.keys, Clock: r.clock, Wall: r.wall, Crash: r.crash,
 	})
 	if err != nil {
 		r.t.Fatal(err)
