@@ -91,7 +91,7 @@ func ServerOptions() []grpc.ServerOption {
 // DialOptions are the gRPC options of every client of this protocol.
 func DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithDefaultCallOptions(
-		grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage))}
+		grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage), grpc.ForceCodec(frugal{}))}
 }
 
 // configServer serves the Plugin service.

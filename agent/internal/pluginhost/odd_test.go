@@ -4,15 +4,18 @@
 package pluginhost
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,6 +26,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/felhom/felhom-agent/pkg/plugin"
+	"github.com/felhom/felhom-agent/pkg/plugin/pluginpb"
 )
 
 // TestMain is the plugin of these tests, and the host that is killed in one of
@@ -63,6 +67,17 @@ func bePlugin(mode string) {
 		os.Unsetenv("PLUGIN_CLIENT_CERT")
 	case "stray prints":
 		printToDescriptor1()
+	case "long line":
+		pour(os.Stdout)
+	case "long handshake":
+		fmt.Print("1|1|unix|" + filepath.Join(os.Getenv("PLUGIN_UNIX_SOCKET_DIR"), "s") + "|grpc|")
+		pour(os.Stdout)
+	case "many hints":
+		plugin.Serve(plugin.Set{Observer: oddObserver{}})
+		return
+	case "many parts":
+		serveParts()
+		return
 	}
 	plugin.Serve(plugin.Set{Executor: &oddExecutor{mode: mode}})
 	if mode == "hang at kill" {
@@ -148,6 +163,9 @@ func (o *oddExecutor) Apply(ctx context.Context, a plugin.Action, _ string, emit
 		<-ctx.Done() // the signal takes its time; no answer may slip out before it
 	case "flood":
 		return say("%d", flood())
+	case "pour":
+		pour(realStderr)
+		pour(os.Stderr)
 	case "grandchild":
 		return say("%d", grandchild())
 	case "denied":
@@ -192,6 +210,84 @@ func flood() int {
 		fmt.Println(line)
 	}
 	return 20_000
+}
+
+// pour writes 40 MiB without the end of a line.
+func pour(w io.Writer) {
+	b := bytes.Repeat([]byte("x"), 1<<20)
+	for range 40 {
+		_, _ = w.Write(b)
+	}
+}
+
+// oddObserver hints at something without a pause, and at length.
+type oddObserver struct{ plugin.Observer }
+
+func (oddObserver) Describe(context.Context) (plugin.Info, error) {
+	return plugin.Info{Name: "odd"}, nil
+}
+
+func (oddObserver) Watch(_ context.Context, emit func(plugin.Hint) error) error {
+	h := plugin.Hint{Reason: strings.Repeat("x", 8<<10), Guests: manyVMIDs(1000)}
+	for range 100_000 {
+		if err := emit(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parts answers everything with a million small parts.
+type parts struct {
+	pluginpb.UnimplementedPluginServer
+	pluginpb.UnimplementedObserverServer
+}
+
+// inMessage are many, and yet a small message: an empty part takes two bytes.
+const inMessage = 1 << 20
+
+func (parts) Configure(context.Context, *pluginpb.ConfigureRequest) (*pluginpb.ConfigureResponse, error) {
+	return &pluginpb.ConfigureResponse{Kinds: []string{"observer"}}, nil
+}
+
+func (parts) Describe(context.Context, *pluginpb.DescribeRequest) (*pluginpb.DescribeResponse, error) {
+	return &pluginpb.DescribeResponse{Name: "odd"}, nil
+}
+
+func (parts) List(context.Context, *pluginpb.ListRequest) (*pluginpb.NodeState, error) {
+	return &pluginpb.NodeState{Guests: slices.Repeat([]*pluginpb.GuestState{{}}, inMessage)}, nil
+}
+
+func (parts) Guest(context.Context, *pluginpb.GuestRequest) (*pluginpb.Observation, error) {
+	return &pluginpb.Observation{Tasks: slices.Repeat([]*pluginpb.Task{{}}, inMessage)}, nil
+}
+
+func (parts) Watch(_ *pluginpb.ObserverWatchRequest, stream grpc.ServerStreamingServer[pluginpb.Hint]) error {
+	return stream.Send(&pluginpb.Hint{Vmids: slices.Repeat([]uint32{100}, inMessage)})
+}
+
+type partsPlugin struct {
+	goplugin.NetRPCUnsupportedPlugin
+}
+
+func (partsPlugin) GRPCServer(_ *goplugin.GRPCBroker, s *grpc.Server) error {
+	pluginpb.RegisterPluginServer(s, parts{})
+	pluginpb.RegisterObserverServer(s, parts{})
+	return nil
+}
+
+func (partsPlugin) GRPCClient(context.Context, *goplugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("this is no host")
+}
+
+func serveParts() {
+	goplugin.Serve(&goplugin.ServeConfig{
+		HandshakeConfig:  plugin.HandshakeConfig(),
+		VersionedPlugins: map[int]goplugin.PluginSet{1: {plugin.DispenseName: partsPlugin{}}},
+		GRPCServer: func(o []grpc.ServerOption) *grpc.Server {
+			return grpc.NewServer(append(o, plugin.ServerOptions()...)...)
+		},
+	})
 }
 
 // grandchild starts a process in a session of its own that keeps stderr open,
