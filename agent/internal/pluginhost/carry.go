@@ -47,7 +47,8 @@ type carryReply struct {
 
 const (
 	carryVersion = 1
-	maxCarry     = 1 << 20 // bytes of a line
+	maxRequest   = 32 << 20 // bytes of a line; the secrets fit into a message, too
+	maxReply     = 64 << 10
 	carryPause   = 10 * time.Second
 )
 
@@ -61,7 +62,7 @@ func sendCarry(c net.Conn, v any) error {
 }
 
 // readCarry reads one line and not a byte more: what follows is not ours.
-func readCarry(c net.Conn, v any) error {
+func readCarry(c net.Conn, v any, most int) error {
 	var line []byte
 	b := make([]byte, 1)
 	for {
@@ -71,8 +72,8 @@ func readCarry(c net.Conn, v any) error {
 		if b[0] == '\n' {
 			return json.Unmarshal(line, v)
 		}
-		if line = append(line, b[0]); len(line) > maxCarry {
-			return fmt.Errorf("a line of more than %d bytes", maxCarry)
+		if line = append(line, b[0]); len(line) > most {
+			return fmt.Errorf("a line of more than %d bytes", most)
 		}
 	}
 }

@@ -61,7 +61,7 @@ type unit struct {
 // serve returns an error only before the reply was sent.
 func (u *unit) serve(ctx context.Context, manifest string) error {
 	var q carryRequest
-	if err := errors.Join(u.conn.SetReadDeadline(time.Now().Add(carryPause)), readCarry(u.conn, &q), u.conn.SetReadDeadline(time.Time{})); err != nil {
+	if err := errors.Join(u.conn.SetReadDeadline(time.Now().Add(carryPause)), readCarry(u.conn, &q, maxRequest), u.conn.SetReadDeadline(time.Time{})); err != nil {
 		return fmt.Errorf("the agent's request: %w", err)
 	}
 	if q.Version != carryVersion {

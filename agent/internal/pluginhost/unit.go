@@ -122,7 +122,7 @@ func greet(ctx context.Context, c net.Conn, own *identity, cfg plugin.Config) (r
 	if err := sendCarry(c, q); err != nil {
 		return r, err
 	}
-	if err := readCarry(c, &r); err != nil {
+	if err := readCarry(c, &r, maxReply); err != nil {
 		if cause := ctx.Err(); cause != nil {
 			err = cause
 		}

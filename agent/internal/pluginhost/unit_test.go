@@ -174,6 +174,13 @@ func TestUnitMasksSecrets(t *testing.T) {
 	log := likeSystemd(t, dir, manifest)
 	s := telling(t)
 	s.Name, s.Source, s.Actions = "acme", manifest, []plugin.ActionKind{"test.acme"}
+	for i := range 17 { // as many and as large as they may be
+		file := filepath.Join(dir, fmt.Sprint("key", i))
+		if err := os.WriteFile(file, []byte(strings.Repeat(string(rune('a'+i)), maxSecret)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.Secrets[fmt.Sprint("key", i)] = SecretSource{File: file}
+	}
 	b := startBed(t, func(o *Options) { o.UnitDir = dir }, s)
 	b.await(t, "acme", Running)
 	b.must(t, "acme", "print raw")
