@@ -99,6 +99,9 @@ func tasksOf(uid int) (n uint64) {
 	return n
 }
 
+// errOverLimit is why a plugin was killed that took more than it may.
+var errOverLimit = errors.New("over its limit")
+
 // watchMemory kills the plugin when all that carries its mark uses more memory
 // than it may. It returns when the process has ended.
 func (r *running) watchMemory(limit uint64) {
@@ -111,7 +114,7 @@ func (r *running) watchMemory(limit uint64) {
 		case <-tick.C:
 		}
 		if used := r.memory(); used > limit {
-			r.child.blame(fmt.Errorf("it used %d MiB of memory, and may use %d", used>>20, limit>>20))
+			r.child.blame(fmt.Errorf("%w: it used %d MiB of memory, and may use %d", errOverLimit, used>>20, limit>>20))
 			_ = r.child.Kill(context.Background()) // the end reports what this could not do
 		}
 	}

@@ -169,7 +169,21 @@ func (s *slot) once(ctx context.Context) error {
 	s.compareActions(p.info)
 	ask, err := s.attend(ctx, p)
 	s.publish(nil)
-	return errors.Join(err, p.stop(ask))
+	stopped := p.stop(ask)
+	return errors.Join(p.cause(err), stopped)
+}
+
+// cause is why a process ended for which there is this reason to end it. One
+// that is killed for what it takes may be noticed first because it is silent.
+func (p *instance) cause(err error) error {
+	select {
+	case <-p.exited:
+		if why := p.why(); errors.Is(why, errOverLimit) {
+			return fmt.Errorf("the process ended: %w", why)
+		}
+	default:
+	}
+	return err
 }
 
 // maxNamed is how many of a plugin's names are logged.

@@ -4,6 +4,7 @@
 package pluginhost
 
 import (
+	gocmp "cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -30,6 +31,7 @@ type memLauncher struct {
 	fail   func(n int) error // for the n-th start, from 1
 	last   *memPlugin
 	health error
+	why    error // how a process ended, if not as usual
 }
 
 type memPlugin struct {
@@ -60,7 +62,7 @@ func (l *memLauncher) launch(ctx context.Context, s Spec) (*instance, error) {
 	l.mu.Unlock()
 	return &instance{
 		client: client, info: plugin.Info{Name: s.Name, Version: "1"}, pid: n,
-		exited: p.exited, why: func() error { return errors.New("exit status 7") },
+		exited: p.exited, why: func() error { return gocmp.Or(l.why, errors.New("exit status 7")) },
 		health: func(context.Context) error { l.mu.Lock(); defer l.mu.Unlock(); return l.health },
 		stop:   func(ask bool) error { p.asked = ask; p.kill(); return nil },
 	}, nil
@@ -281,6 +283,19 @@ func TestHangingPluginIsKilled(t *testing.T) {
 		}
 		if p.asked {
 			t.Error("a plugin that does not answer was asked to end")
+		}
+	})
+}
+
+// What was killed for the memory it takes is silent as well.
+func TestKilledForItsLimitIsNoHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &memLauncher{set: plugin.Set{Executor: plugintest.NewWorld("n1").Executor()}, why: errOverLimit, health: context.DeadlineExceeded}
+		h := memHost(t, testOptions(t), l, executorSpec("a"))
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if s := stateOf(t, h, "a"); s.State != Backoff || !strings.Contains(s.LastError, errOverLimit.Error()) || strings.Contains(s.LastError, "health") {
+			t.Errorf("%+v", s)
 		}
 	})
 }
