@@ -74,6 +74,11 @@ func (p *Provider) read(ctx context.Context) (plugin.Snapshot, error) {
 	if err != nil {
 		return plugin.Snapshot{}, fmt.Errorf("bucket %s: %w", conf.bucket, err)
 	}
+	return p.value(ctx, conf, kv)
+}
+
+// value is what the bucket has under the key.
+func (p *Provider) value(ctx context.Context, conf *config, kv jetstream.KeyValue) (plugin.Snapshot, error) {
 	entry, err := kv.Get(ctx, conf.key)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
