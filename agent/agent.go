@@ -152,7 +152,7 @@ func hostOptions(c config.Config) pluginhost.Options {
 	o.CopyDir = filepath.Join(c.Agent.StateDir, "plugins")
 	o.UnitDir = filepath.Join(c.Agent.RunDir, "u")
 	o.CredentialsDir = os.Getenv("CREDENTIALS_DIRECTORY")
-	o.TrustedUIDs = trusted(c)
+	o.TrustedUIDs = c.Plugins.Trusted()
 	return o
 }
 
@@ -186,7 +186,7 @@ func (a *Agent) makeEngine(context.Context) error {
 // keys reads who may sign.
 func (a *Agent) keys() (*gate.Signers, *gate.Revoked, error) {
 	cfg := a.config()
-	k, err := signers.Files{Allowed: cfg.Gate.AllowedSigners, Revoked: cfg.Gate.RevokedKeys, Owners: trusted(cfg)}.Load()
+	k, err := signers.Of(cfg).Load()
 	return k.Signers, k.Revoked, err
 }
 

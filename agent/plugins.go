@@ -29,7 +29,7 @@ func specs(c config.Config, host string) []pluginhost.Spec {
 	if c.PVE.URL != "" {
 		out = append(out, pveSpec(c, host))
 	}
-	vendors := pluginhost.ReadManifests(c.Plugins.Dir, trusted(c))
+	vendors := pluginhost.ReadManifests(c.Plugins.Dir, c.Plugins.Trusted())
 	for _, v := range vendors {
 		if slices.Contains(v.Kinds, plugin.KindProvider) {
 			if v.Kinds = others(v); len(v.Kinds) == 0 || used(c, v.Name) {
@@ -54,14 +54,6 @@ func others(v pluginhost.Spec) []plugin.Kind {
 // used reports whether a provider uses a vendor's plugin.
 func used(c config.Config, name string) bool {
 	return slices.ContainsFunc(c.Providers, func(p config.Provider) bool { return p.Plugin == name })
-}
-
-func trusted(c config.Config) []uint32 {
-	var out []uint32
-	for _, uid := range c.Plugins.TrustedUIDs {
-		out = append(out, uint32(uid))
-	}
-	return out
 }
 
 func pveSpec(c config.Config, host string) pluginhost.Spec {

@@ -146,7 +146,7 @@ func indexCheck(e *env, args []string) (int, error) {
 	if err != nil {
 		return exitError, err
 	}
-	keys, err := signers.Files{Allowed: cfg.Gate.AllowedSigners, Revoked: cfg.Gate.RevokedKeys, Owners: owners(cfg)}.Load()
+	keys, err := signers.Of(cfg).Load()
 	if err != nil {
 		return exitError, err
 	}
@@ -190,14 +190,6 @@ func readIndex(dir string) ([]byte, []gate.Signed, error) {
 		signed = append(signed, gate.Signed{Armored: a})
 	}
 	return text, signed, nil
-}
-
-func owners(c config.Config) []uint32 {
-	var all []uint32
-	for _, uid := range c.Plugins.TrustedUIDs {
-		all = append(all, uint32(uid))
-	}
-	return all
 }
 
 // shortHost is this host's name, "" if it has none.

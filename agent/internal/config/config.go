@@ -106,6 +106,15 @@ type Plugins struct {
 	TrustedUIDs []int
 }
 
+// Trusted is TrustedUIDs as the system counts users.
+func (p Plugins) Trusted() []uint32 {
+	var out []uint32
+	for _, uid := range p.TrustedUIDs {
+		out = append(out, uint32(uid))
+	}
+	return out
+}
+
 // PVE is the table [pve].
 type PVE struct {
 	// URL is https://HOST[:PORT]; empty = no connection to the node.

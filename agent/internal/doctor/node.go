@@ -170,20 +170,30 @@ func wantedRole(c config.Config) setup.Role {
 	return setup.Operate
 }
 
-func privileges(ctx context.Context, env *Env) []Finding {
+// tokenMay is what the token may do, on a PVE of this major version, or what
+// keeps that from being known.
+func tokenMay(ctx context.Context, env *Env) (have pve.Permissions, major int, f []Finding) {
 	if f := configured(env); f != nil {
-		return f
+		return nil, 0, f
 	}
 	v, err := env.PVE.Version(ctx)
 	if err != nil {
-		return unknown("%v", err)
+		return nil, 0, unknown("%v", err)
 	}
-	have, err := env.PVE.Permissions(ctx, "")
+	have, err = env.PVE.Permissions(ctx, "")
 	if err != nil {
-		return unknown("%v", err)
+		return nil, 0, unknown("%v", err)
+	}
+	return have, v.Major(), nil
+}
+
+func privileges(ctx context.Context, env *Env) []Finding {
+	have, major, f := tokenMay(ctx, env)
+	if f != nil {
+		return f
 	}
 	role := wantedRole(env.Config)
-	missing, excess := compare(have, role.Grants(v.Major()), setup.Full.Grants(v.Major()))
+	missing, excess := compare(have, role.Grants(major), setup.Full.Grants(major))
 	var out []Finding
 	if len(missing) > 0 {
 		out = append(out, one(Bad, fmt.Sprintf("felhom-agent setup --run --role %s", role), "for the configuration (role %s) the token lacks %s", role, list(missing))...)

@@ -35,6 +35,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/felhom/felhom-agent/agent/internal/config"
 	"github.com/felhom/felhom-agent/agent/internal/gate"
 )
 
@@ -48,6 +49,11 @@ type Files struct {
 	// Owners are the users who may own the files and the directories above
 	// them; empty means root alone.
 	Owners []uint32
+}
+
+// Of are the files that a configuration names. Who may own a plugin may own them.
+func Of(c config.Config) Files {
+	return Files{Allowed: c.Gate.AllowedSigners, Revoked: c.Gate.RevokedKeys, Owners: c.Plugins.Trusted()}
 }
 
 // Keys are both files as they were when they were read.
